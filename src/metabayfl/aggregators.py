@@ -1,0 +1,56 @@
+"""Combines: how the messages of a cohort become one aggregate.
+
+A combine declares what it needs: ``sum`` (only sums over clients, so secure aggregation and chunked accumulation apply) or ``each`` (every
+client's update).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metabayfl import tree
+from metabayfl.types import Aggregate, Message, Tree
+
+
+class Combine(NamedTuple):
+    """``partial`` turns a stack of messages (leading axis ``C``) into a summable tree; ``finish`` turns the sum of partials into an aggregate."""
+
+    name: str
+    needs: Literal["sum", "each"]
+    partial: Callable[[Message], Tree]
+    finish: Callable[[Tree], Aggregate]
+
+
+def _over_clients(weight: Tensor, leaf: Tensor) -> Tensor:
+    total: Tensor = torch.tensordot(weight.to(leaf.dtype), leaf, dims=1)
+    return total
+
+
+def _partial(weight: Tensor, messages: Message) -> Tree:
+    return {
+        "update": tree.map(lambda leaf: _over_clients(weight, leaf), messages.update),
+        "weight": weight.sum(),
+        "metrics": {name: value.sum(0) for name, value in messages.metrics.items()},
+    }
+
+
+def _finish(total: Tree) -> Aggregate:
+    return Aggregate(tree.scale(total["update"], 1.0 / torch.clamp(total["weight"], min=1e-12)), total["weight"], total["metrics"])
+
+
+def weighted_mean() -> Combine:
+    """``sum_c weight_c update_c / sum_c weight_c``: FedAvg's, weight = examples (McMahan et al. 2017, Algorithm 1)."""
+    return Combine("examples", "sum", lambda messages: _partial(messages.weight, messages), _finish)
+
+
+def uniform_mean() -> Combine:
+    """Every client that has an example counts the same."""
+    return Combine("uniform", "sum", lambda messages: _partial((messages.weight > 0).to(messages.weight.dtype), messages), _finish)
+
+
+COMBINES: dict[str, Callable[[], Combine]] = {"examples": weighted_mean, "uniform": uniform_mean}
+"""Message weightings by name."""

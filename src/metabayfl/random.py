@@ -1,0 +1,114 @@
+"""Randomness as an argument: counter-based, the same numbers on every device, in every batch position and under ``vmap``.
+
+A key is one int64 number. Value ``i`` of a draw is a hash of ``(key, i)``: SplitMix64's finaliser (Steele, Lea, Flood 2014, "Fast splittable
+pseudorandom number generators", section 3), which passes BigCrush. So the first rows of a padded draw are those of the unpadded draw, and a
+client's numbers depend on (seed, round, client, purpose) alone. Not for secrets: see the privacy modules for those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+from metabayfl.types import Key
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, the odd number next to 2^64 / golden ratio
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Logical right shift: torch shifts int64 arithmetically, so the copies of the sign are masked away."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift(z, 30)) * _MIX_1
+    z = (z ^ _shift(z, 27)) * _MIX_2
+    return z ^ _shift(z, 31)
+
+
+def key(seed: int, device: torch.device | str = "cpu") -> Key:
+    """A key from a number."""
+    return _mix(torch.tensor(_wrap(seed), dtype=torch.int64, device=device) + _GOLDEN)
+
+
+def _wrap(value: int) -> int:
+    return (value + 2**63) % 2**64 - 2**63
+
+
+def _number(value: int | str | Tensor) -> int | Tensor:
+    if isinstance(value, str):
+        return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "little", signed=True)
+    return value if isinstance(value, Tensor) else _wrap(value)
+
+
+def fold(key: Key, *values: int | str | Tensor) -> Key:
+    """A new key from a key and names or numbers; another order gives another key.
+
+    Example:
+        >>> a = fold(key(0), 3, "client-7", "dropout")
+        >>> bool(a == fold(key(0), 3, "client-7", "dropout")), bool(a == fold(key(0), 3, "client-8", "dropout"))
+        (True, False)
+    """
+    for value in values:
+        key = _mix((key ^ _number(value)) * _MIX_1 + _GOLDEN)
+    return key
+
+
+def keys(key: Key, count: int) -> Tensor:
+    """``count`` keys, shape ``(count,)``, to map over."""
+    return bits(key, (count,))
+
+
+def bits(key: Key, shape: tuple[int, ...]) -> Tensor:
+    """Hashes, int64, uniform over all 64-bit patterns."""
+    counter = torch.arange(1, math.prod(shape) + 1, device=key.device, dtype=torch.int64)
+    return _mix(_mix(key) + counter * _GOLDEN).view(shape)
+
+
+def uniform(key: Key, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Uniform on the open interval (0, 1): 23 random bits in float32, 52 in float64, so that the half step stays exact.
+
+    Example:
+        >>> draw = uniform(key(1), (1000,))
+        >>> bool(((draw > 0) & (draw < 1)).all())
+        True
+    """
+    digits = 52 if dtype == torch.float64 else 23
+    return (_shift(bits(key, shape), 64 - digits).to(dtype) + 0.5) * 2.0**-digits
+
+
+def normal(key: Key, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal by Box and Muller, from the two halves of each hash in float32 and from two hashes in float64."""
+    if dtype == torch.float64:
+        radius, angle = uniform(fold(key, 1), shape, dtype), uniform(fold(key, 2), shape, dtype)
+    else:
+        raw = bits(key, shape)
+        radius = (_shift(raw, 41).to(dtype) + 0.5) * 2.0**-23
+        angle = (raw & 0xFFFFFF).to(dtype) * 2.0**-24
+    return torch.sqrt(-2.0 * torch.log(radius)) * torch.cos((2.0 * math.pi) * angle)
+
+
+def keep(key: Key, shape: tuple[int, ...], rate: float) -> Tensor:
+    """A boolean mask that keeps each element with probability ``1 - rate`` to 2^-16: four 16-bit draws a hash, for dropout."""
+    count = math.prod(shape)
+    raw = bits(key, (-(-count // 4),))
+    lanes = torch.stack([_shift(raw, lane) & 0xFFFF for lane in (48, 32, 16)] + [raw & 0xFFFF], dim=-1)
+    return (lanes.flatten()[:count] >= round(rate * 2**16)).view(shape)
+
+
+def dropout(x: Tensor, key: Key | None, rate: float) -> Tensor:
+    """Inverted dropout; nothing happens without a key or with rate 0."""
+    if key is None or rate == 0.0:
+        return x
+    return x * keep(key, tuple(x.shape), rate) * (1.0 / (1.0 - rate))
+
+
+def permutation(key: Key, mask: Tensor) -> Tensor:
+    """Indices ``(N,)`` in random order, the real examples (mask 1) first; their order does not depend on the padding."""
+    order = _shift(bits(key, tuple(mask.shape)), 2)
+    return torch.argsort(torch.where(mask > 0, order, torch.iinfo(torch.int64).max), stable=True)
