@@ -17,10 +17,11 @@ from metabayfl.types import Aggregate, Message, Tree
 
 
 class Combine(NamedTuple):
-    """``partial`` turns a stack of messages (leading axis ``C``) into a summable tree; ``finish`` turns the sum of partials into an aggregate."""
+    """``partial`` turns a stack of messages (leading axis ``C``) into a summable tree, ``finish`` the sum of partials into an aggregate."""
 
     name: str
     needs: Literal["sum", "each"]
+    weights: Callable[[Tensor], Tensor]  # (C,) examples -> (C,) the weights that the sum uses
     partial: Callable[[Message], Tree]
     finish: Callable[[Tree], Aggregate]
 
@@ -30,26 +31,26 @@ def _over_clients(weight: Tensor, leaf: Tensor) -> Tensor:
     return total
 
 
-def _partial(weight: Tensor, messages: Message) -> Tree:
-    return {
-        "update": tree.map(lambda leaf: _over_clients(weight, leaf), messages.update),
-        "weight": weight.sum(),
-        "metrics": {name: value.sum(0) for name, value in messages.metrics.items()},
-    }
+def _mean(name: str, weights: Callable[[Tensor], Tensor]) -> Combine:
+    def partial(messages: Message) -> Tree:
+        weight = weights(messages.weight)
+        update = tree.map(lambda leaf: _over_clients(weight, leaf), messages.update)
+        return {"update": update, "weight": weight.sum(), "metrics": {key: value.sum(0) for key, value in messages.metrics.items()}}
 
+    def finish(total: Tree) -> Aggregate:
+        return Aggregate(tree.scale(total["update"], 1.0 / torch.clamp(total["weight"], min=1e-12)), total["weight"], total["metrics"])
 
-def _finish(total: Tree) -> Aggregate:
-    return Aggregate(tree.scale(total["update"], 1.0 / torch.clamp(total["weight"], min=1e-12)), total["weight"], total["metrics"])
+    return Combine(name, "sum", weights, partial, finish)
 
 
 def weighted_mean() -> Combine:
     """``sum_c weight_c update_c / sum_c weight_c``: FedAvg's, weight = examples (McMahan et al. 2017, Algorithm 1)."""
-    return Combine("examples", "sum", lambda messages: _partial(messages.weight, messages), _finish)
+    return _mean("examples", lambda examples: examples)
 
 
 def uniform_mean() -> Combine:
     """Every client that has an example counts the same."""
-    return Combine("uniform", "sum", lambda messages: _partial((messages.weight > 0).to(messages.weight.dtype), messages), _finish)
+    return _mean("uniform", lambda examples: (examples > 0).to(examples.dtype))
 
 
 COMBINES: dict[str, Callable[[], Combine]] = {"examples": weighted_mean, "uniform": uniform_mean}

@@ -37,10 +37,8 @@ def minibatches(batch: Batch, size: int, epochs: int, key: Key) -> list[Batch]:
         ``epochs * ceil(N / size)`` batches; an empty one has ``mask.sum() == 0`` and must leave every state as it is.
     """
     count = len(batch.mask)
-    if size <= 0 or size >= count:
+    if size <= 0:
         return [batch] * epochs
-    out: list[Batch] = []
-    for epoch in range(epochs):
-        order = random.permutation(random.fold(key, "epoch", epoch), batch.mask)
-        out.extend(take(batch, order[start : start + size]) for start in range(0, count, size))
-    return out
+    orders = random.permutation(random.fold(key, "epoch", torch.arange(epochs, device=key.device)), batch.mask)
+    shuffled = [take(batch, order) for order in orders]
+    return [Batch(*(part[start : start + size] for part in once)) for once in shuffled for start in range(0, count, size)]

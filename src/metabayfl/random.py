@@ -40,14 +40,19 @@ def _wrap(value: int) -> int:
     return (value + 2**63) % 2**64 - 2**63
 
 
+def digest(name: str) -> int:
+    """The number that stands for a name in :func:`fold`."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
+
+
 def _number(value: int | str | Tensor) -> int | Tensor:
     if isinstance(value, str):
-        return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "little", signed=True)
+        return digest(value)
     return value if isinstance(value, Tensor) else _wrap(value)
 
 
 def fold(key: Key, *values: int | str | Tensor) -> Key:
-    """A new key from a key and names or numbers; another order gives another key.
+    """A new key from a key and names or numbers; another order gives another key. Tensors of numbers give tensors of keys.
 
     Example:
         >>> a = fold(key(0), 3, "client-7", "dropout")
@@ -109,6 +114,15 @@ def dropout(x: Tensor, key: Key | None, rate: float) -> Tensor:
 
 
 def permutation(key: Key, mask: Tensor) -> Tensor:
-    """Indices ``(N,)`` in random order, the real examples (mask 1) first; their order does not depend on the padding."""
-    order = _shift(bits(key, tuple(mask.shape)), 2)
-    return torch.argsort(torch.where(mask > 0, order, torch.iinfo(torch.int64).max), stable=True)
+    """Indices in random order, the real examples (mask 1) first; their order does not depend on how much padding there is, or where.
+
+    Args:
+        key: one key, shape ``()``, or ``E`` keys, shape ``(E,)``, for as many orders at once.
+        mask: ``(N,)``.
+
+    Returns:
+        ``(N,)``, or ``(E, N)``.
+    """
+    real = mask > 0
+    order = _shift(_mix(_mix(key).unsqueeze(-1) + torch.cumsum(real, -1) * _GOLDEN), 2)  # a number per example's rank among the real ones
+    return torch.argsort(torch.where(real, order, torch.iinfo(torch.int64).max), dim=-1, stable=True)

@@ -97,7 +97,9 @@ def scale(tree: Tree, factor: Tensor | float) -> Tree:
 
 def step(tree: Tree, direction: Tree, rate: Tensor | float) -> Tree:
     """``tree - rate * direction``: one descent step with one rate."""
-    return map(lambda leaf, slope: leaf - rate * slope, tree, direction)
+    if isinstance(rate, Tensor):
+        return map(lambda leaf, slope: leaf - rate * slope, tree, direction)
+    return map(lambda leaf, slope: torch.sub(leaf, slope, alpha=rate), tree, direction)  # one pass over the numbers instead of two
 
 
 def where(condition: Tensor, a: Tree, b: Tree) -> Tree:

@@ -1,0 +1,173 @@
+"""What a client does in FedAvg and its relatives: stochastic gradient descent on its own data, as one pure function.
+
+A minibatch without a real example, which padding brings about, changes nothing. The order of the examples and the dropout masks depend on the key
+alone and not on the padding, so a client computes the same numbers in a padded cohort as alone on its device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value
+
+from metabayfl import compression, random, tree
+from metabayfl.batches import everything, minibatches
+from metabayfl.errors import ConfigError
+from metabayfl.losses import mean_loss
+from metabayfl.optimizers import Optimizer, server
+from metabayfl.types import Algorithm, Batch, Key, Message, Metrics, Model, Prediction, Task, Tree
+
+Loss = Callable[[Tree, Batch, Key], Tensor]
+"""Parameters, minibatch, dropout key -> mean loss of the real examples in nats, shape ``()``."""
+
+Correction = Callable[[Tree, Tree], Tree]
+"""Gradient, current parameters -> the direction to descend along."""
+
+LOG_SCALE_RANGE = (-4.0, 4.0)
+"""Where a trained ``log_scale`` stays: a noise between e^-4 and e^4 standard deviations of the target. Without it a client that fits its few
+targets exactly sends the noise to 0, the next surprise gives a gradient of any size, and the noise is thrown beyond the range of floats."""
+
+
+class Sgd(NamedTuple):
+    """How a client descends."""
+
+    epochs: int
+    batch_size: int  # 0: all examples in one batch
+    rate: float
+    weight_decay: float = 0.0  # the gradient gains ``weight_decay * parameters``, as in torch.optim.SGD
+
+
+def sgd(epochs: int, batch_size: int, rate: float, weight_decay: float = 0.0, *, prefix: str = "client") -> Sgd:
+    """A checked :class:`Sgd`; ``prefix`` names the rate in messages.
+
+    Raises:
+        ConfigError: if a number is outside its range.
+    """
+    require("epochs or steps", epochs, least=0)
+    require("batch_size", batch_size, least=0)
+    require("weight_decay", weight_decay, least=0)
+    require(f"{prefix}_lr", rate, above=0)
+    return Sgd(epochs, batch_size, rate, weight_decay)
+
+
+def require(name: str, value: float, *, least: float = -math.inf, above: float = -math.inf, below: float = math.inf) -> None:
+    """Refuse a hyper-parameter outside ``least <= value``, ``above < value < below``.
+
+    Raises:
+        ConfigError: names the hyper-parameter, its value and the range.
+
+    Example:
+        >>> require("server_momentum", 1.0, least=0, below=1)
+        Traceback (most recent call last):
+        metabayfl.errors.ConfigError: server_momentum is 1.0, expected at least 0 and below 1
+    """
+    if least <= value and above < value < below:
+        return
+    limits = [(least, f"at least {least}"), (above, f"above {above}"), (below, f"below {below}")]
+    raise ConfigError(f"{name} is {value}, expected " + " and ".join(text for limit, text in limits if math.isfinite(limit)))
+
+
+def model_loss(model: Model) -> Loss:
+    """The mean negative log likelihood under ``model``, with dropout."""
+
+    def loss(params: Tree, batch: Batch, key: Key) -> Tensor:
+        return mean_loss(model.likelihood, model.apply(params, batch.x, key), batch)
+
+    return loss
+
+
+def train(loss: Loss, params: Tree, batch: Batch, key: Key, how: Sgd, correction: Correction | None = None) -> tuple[Tree, Metrics]:
+    """Minibatch SGD from ``params`` on one client's examples.
+
+    Args:
+        loss: what to descend.
+        params: any tree that ``loss`` takes; a leaf named ``log_scale`` is kept within :data:`LOG_SCALE_RANGE`.
+        batch: ``(N, ...)``, padded.
+        key: decides the order of the examples and the dropout.
+        how: epochs, batch size, rate and decay.
+        correction: changes the gradient of every step, such as FedProx's pull to the server.
+
+    Returns:
+        The trained parameters, and the metrics: ``loss`` is the sum over examples of the loss each had when it was trained on, averaged over
+        epochs, so it costs no pass of its own.
+    """
+    batches = minibatches(batch, how.batch_size, how.epochs, key)
+    slope = grad_and_value(loss)
+    total = torch.zeros((), dtype=tree.leaves(params)[0].dtype, device=batch.mask.device)
+    for part, noise in zip(batches, _step_keys(key, how.epochs, len(batches)), strict=True):
+        gradient, value = slope(params, part, noise)
+        count = part.mask.sum()
+        total = total + value * count
+        params = bounded(tree.step(params, _direction(gradient, params, count, how.weight_decay, correction), how.rate))
+    return params, {"loss": total / max(how.epochs, 1), "examples": batch.mask.sum()}
+
+
+def _step_keys(key: Key, epochs: int, steps: int) -> Tensor:
+    """A key for each step ``(steps,)``, from its place in its epoch, since padding adds steps to every epoch."""
+    passes = torch.arange(epochs, device=key.device).unsqueeze(1)
+    return random.fold(key, "dropout", passes, torch.arange(steps // max(epochs, 1), device=key.device)).flatten()
+
+
+def _direction(gradient: Tree, params: Tree, count: Tensor, weight_decay: float, correction: Correction | None) -> Tree:
+    if not weight_decay and correction is None:
+        return gradient  # already 0 where the minibatch is empty
+    if weight_decay:
+        gradient = tree.map(lambda slope, leaf: torch.add(slope, leaf, alpha=weight_decay), gradient, params)
+    if correction is not None:
+        gradient = correction(gradient, params)
+    return tree.scale(gradient, count > 0)
+
+
+def bounded(params: Tree) -> Tree:
+    """``params`` with every leaf named ``log_scale`` clamped to :data:`LOG_SCALE_RANGE`."""
+    return {name: bounded(value) if isinstance(value, dict) else _bounded_leaf(name, value) for name, value in params.items()}
+
+
+def _bounded_leaf(name: str, leaf: Tensor) -> Tensor:
+    return torch.clamp(leaf, *LOG_SCALE_RANGE) if name == "log_scale" else leaf
+
+
+def point_predict(model: Model) -> Callable[[Tree, Tensor, Key], Prediction]:
+    """``predict`` of a posterior that is one set of parameters: no epistemic part, no dropout."""
+
+    def predict(posterior: Tree, x: Tensor, key: Key) -> Prediction:
+        return model.likelihood.predict(model.apply(posterior, x, None))
+
+    return predict
+
+
+def keep_global(meta: Tree, support: Batch, key: Key) -> Tree:
+    """``adapt`` of a method without personalisation: every client gets the global parameters."""
+    return meta
+
+
+def averaging(
+    name: str,
+    model: Model,
+    how: Sgd,
+    optimizer: Optimizer,
+    correction: Callable[[Tree], Correction] | None = None,
+    adapt: Callable[[Tree, Batch, Key], Tree] = keep_global,
+) -> Algorithm:
+    """The frame of federated averaging: clients train from the server's parameters, the server descends along the mean of their changes.
+
+    Args:
+        name: the algorithm's name in the registry.
+        model: the network; the strategy is its parameters.
+        how: a client's descent.
+        optimizer: the server's, :func:`metabayfl.optimizers.sgd` with rate 1 for FedAvg.
+        correction: the server's parameters -> the correction of a client's gradient.
+        adapt: how a client personalises the parameters.
+    """
+    loss, (begin, update) = model_loss(model), server(optimizer)
+
+    def client(meta: Tree, task: Task, key: Key) -> Message:
+        trained, metrics = train(loss, meta, everything(task), key, how, correction(meta) if correction else None)
+        return Message(tree.subtract(meta, trained), metrics["examples"], metrics)
+
+    exact = compression.exact()
+    return Algorithm(name, model, model.init, begin, client, update, adapt, point_predict(model), None, exact, exact)

@@ -1,0 +1,100 @@
+"""Meta-SGD: MAML that also learns a rate for every weight, so the direction of an inner step and not only its start.
+
+Li et al. 2017, arXiv 1707.09835, equation 3; federated as in FedMeta (arXiv 1802.07876, Algorithm 1 with Meta-SGD).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metabayfl import compression, optimizers, random, tree
+from metabayfl.algorithms.inner import (
+    at_least,
+    fine_tune,
+    inner_losses,
+    positive,
+    predictor,
+    query_metrics,
+    server_optimizer,
+    step_loss,
+)
+from metabayfl.meta_gradient import Loss, gradient_client, hvp_of, sweep, through, total_examples
+from metabayfl.types import Algorithm, Batch, Key, Message, Metrics, Model, Task, Tree
+
+
+def meta_sgd(
+    model: Model,
+    *,
+    inner_steps: int = 5,
+    inner_lr: float = 0.05,
+    meta_lr: float = 1e-3,
+    rates_lr: float | None = None,
+    meta_gradient: str = "exact",
+    hessian_delta: float = 1e-3,
+    inner_weight_decay: float = 0.0,
+    server_optimizer_name: str = "adam",
+    adapt_steps: int | None = None,
+) -> Algorithm:
+    """Differs from MAML in ``w^{l+1} = w^l - alpha * grad f(w^l)`` with a learned ``alpha`` per weight, which may turn negative.
+
+    The rates have their own gradient, ``dF/dalpha_j = -sum_l g_j grad f(w^l)_j`` (:func:`metabayfl.meta_gradient.sweep`), not the weights'.
+
+    Args:
+        model: the network; its dropout is on in the inner steps (a key each) and in the query loss.
+        inner_steps: nu, gradient steps on the whole support set; the paper takes 1.
+        inner_lr: where every rate starts.
+        meta_lr: beta, the server's rate for the weights.
+        rates_lr: the server's rate for the rates, by default ``meta_lr``.
+        meta_gradient: ``exact``, ``first_order`` or ``hessian_free``.
+        hessian_delta: step of the Hessian-free difference.
+        inner_weight_decay: lambda; the inner loss is the NLL plus ``lambda / 2 |w|^2``.
+        server_optimizer_name: ``adam`` (as FedMeta) or ``sgd``.
+        adapt_steps: gradient steps when a client personalises; by default ``inner_steps``.
+
+    Returns:
+        the algorithm; meta is ``{"model": parameters, "rates": alpha in their structure}``, so a message is twice MAML's; the posterior is
+        parameters. With exact gradients it has an ``objective``.
+
+    Raises:
+        ConfigError: for a negative count, a rate that is not positive, or an unknown name.
+    """
+    steps, rates_rate = inner_steps if adapt_steps is None else adapt_steps, meta_lr if rates_lr is None else rates_lr
+    at_least(0, inner_steps=inner_steps, adapt_steps=steps)
+    positive(inner_lr=inner_lr, meta_lr=meta_lr, rates_lr=rates_rate)
+    hvp = hvp_of(meta_gradient, hessian_delta)
+
+    def init(key: Key) -> Tree:
+        params = model.init(key)
+        return {"model": params, "rates": tree.map(lambda leaf: torch.full_like(leaf, inner_lr), params)}
+
+    def losses(task: Task, key: Key) -> tuple[list[Loss], Loss]:
+        inner = inner_losses(model, task.support, inner_steps, key, inner_weight_decay)
+        return inner, step_loss(model, task.query, random.fold(key, "query"))
+
+    def objective(meta: Tree, task: Task, key: Key) -> tuple[Tensor, Metrics]:
+        loss = through(*losses(task, key), meta["model"], meta["rates"])
+        return loss, query_metrics(loss, task.query)
+
+    def swept(meta: Tree, task: Task, key: Key) -> Message:
+        found = sweep(*losses(task, key), meta["model"], meta["rates"], hvp)
+        return Message({"model": found.model, "rates": found.rates}, total_examples(task), query_metrics(found.loss, task.query))
+
+    def adapt(meta: Tree, support: Batch, key: Key) -> Tree:
+        return fine_tune(model, meta["model"], meta["rates"], support, key, steps, inner_weight_decay)
+
+    exact = meta_gradient == "exact"
+    begin, server = optimizers.server(server_optimizer(server_optimizer_name, {"model": meta_lr, "rates": rates_rate}))
+    return Algorithm(
+        name="meta_sgd",
+        model=model,
+        init=init,
+        begin=begin,
+        client=gradient_client(objective) if exact else swept,
+        server=server,
+        adapt=adapt,
+        predict=predictor(model),
+        objective=objective if exact else None,
+        down=compression.exact(),
+        up=compression.exact(),
+    )

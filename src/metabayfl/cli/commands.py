@@ -1,0 +1,131 @@
+"""Every command: read the arguments, call the library, show the result."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from metabayfl import config as configs
+from metabayfl import personal, study
+from metabayfl.cli import display, tables
+from metabayfl.engine.allocator import keep_freed_memory
+from metabayfl.errors import ConfigError
+from metabayfl.report import write_report
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Personalised probabilistic federated learning."
+)
+
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="A TOML file, or the name of a ready config such as digits.")]
+Out = Annotated[Path, typer.Option("--out", help="Directory for everything that is written.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the study that the directory holds.")]
+StrategyPath = Annotated[Path, typer.Argument(metavar="STRATEGY", help="A strategy file, strategy.safetensors.")]
+DataPath = Annotated[Path, typer.Argument(metavar="DATA", help="One client's samples: csv, parquet or npz.")]
+
+
+@app.callback()
+def _start() -> None:
+    keep_freed_memory()
+
+
+@app.command()
+def demo(out: Out = Path("runs/demo")) -> None:
+    """Train and compare six algorithms on handwritten digits of people that never took part."""
+    shutil.rmtree(out / "runs", ignore_errors=True)
+    _compare(configs.read("digits"), None, None, out)
+
+
+@app.command()
+def compare(
+    config: ConfigPath,
+    out: Out,
+    algorithms: Annotated[str | None, typer.Option(help="Names with commas between; the config's own if none.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Whole numbers with commas between; the config's own if none.")] = None,
+    resume: Resume = False,
+) -> None:
+    """Train and judge several algorithms over several seeds; write summary, strategy and report."""
+    _check_free(out, resume)
+    _compare(configs.read(config), _names(algorithms), _numbers(seeds), out)
+
+
+@app.command()
+def train(
+    config: ConfigPath,
+    out: Out,
+    algorithm: Annotated[str, typer.Option(help="Which algorithm to train.")] = "meta_bayfl",
+    seed: Annotated[int, typer.Option(help="Decides the split, the start and all noise.")] = 0,
+    resume: Resume = False,
+) -> None:
+    """Train one algorithm and write its strategy."""
+    _check_free(out, resume)
+    _compare(configs.read(config), (algorithm,), (seed,), out)
+
+
+@app.command()
+def evaluate(
+    strategy: StrategyPath,
+    config: Annotated[str, typer.Option(help="The config whose held-out clients are asked.")],
+    out: Out,
+    support: Annotated[str | None, typer.Option(help="Support sizes with commas between, such as 5,10,20,50; all samples if none.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The client split; the strategy's own if none.")] = None,
+) -> None:
+    """Judge a strategy on the held-out clients of a config, at one or more support sizes."""
+    figures = study.evaluate_strategy(strategy, configs.read(config), _numbers(support), seed, out)
+    display.show_support_sizes(figures, Console())
+
+
+@app.command()
+def personalize(strategy: StrategyPath, data: DataPath, out: Out) -> None:
+    """Build one client's own model from its labelled samples."""
+    model = personal.load(strategy)
+    x, y = tables.labelled(data, model.schema)
+    path = out / "posterior.safetensors"
+    out.mkdir(parents=True, exist_ok=True)
+    model.personalize(x, y).save(path)
+    Console().print(f"{path}: a posterior from {len(y)} samples, {path.stat().st_size / 1000:.1f} KB", highlight=False)
+
+
+@app.command()
+def predict(posterior: Annotated[Path, typer.Argument(metavar="POSTERIOR")], data: DataPath, out: Out) -> None:
+    """Predict with a personal model: probabilities, uncertainty in its parts, and which cases to refer."""
+    model = personal.load_posterior(posterior)
+    prediction = model.predict(tables.unlabelled(data, model.schema))
+    out.mkdir(parents=True, exist_ok=True)
+    rows = tables.write_predictions(out / "predictions.csv", prediction)
+    Console().print(f"{out / 'predictions.csv'}: {rows} predictions, {prediction.referred} of them to refer", highlight=False)
+
+
+@app.command()
+def report(directory: Annotated[Path, typer.Argument(metavar="DIR", help="What compare or train wrote.")], out: Out | None = None) -> None:
+    """Write the report of a finished study again, into its own directory or into another."""
+    Console().print(str(write_report(directory, out)), highlight=False)
+
+
+def _compare(config: configs.Config, algorithms: tuple[str, ...] | None, seeds: tuple[int, ...] | None, out: Path) -> None:
+    chosen, numbers = algorithms or config.algorithms, seeds or config.seeds
+    console = Console()
+    display.follow(study.compare(config, chosen, numbers, out), Console(stderr=True), len(chosen) * len(numbers))
+    display.show_comparison(json.loads((out / "summary.json").read_text(encoding="utf-8")), console)
+    size = (out / "strategy.safetensors").stat().st_size / 1000
+    console.print(f"strategy {out / 'strategy.safetensors'} ({size:.1f} KB) · report {out / 'report.html'}", highlight=False)
+
+
+def _check_free(out: Path, resume: bool) -> None:
+    if not resume and (out / "runs").exists():
+        raise ConfigError(f"{out} already holds a study: add --resume to go on with it, or choose another --out")
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return tuple(word.strip() for word in text.split(",") if word.strip()) if text else None
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    try:
+        return tuple(int(word) for word in text.split(",")) if text else None
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is no list of whole numbers: write them with commas between, such as 0,1,2") from error

@@ -1,0 +1,51 @@
+"""What a person sees while a study runs: one bar a run with an estimate and the current figures, then the table. Silent without a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from metabayfl.report import comparison_table
+from metabayfl.study import Event, Scored, Trained
+
+
+def follow(events: Iterator[Event], console: Console, runs: int) -> None:
+    """Consume the events of a study and show its progress."""
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        overall = progress.add_task("all runs", total=runs, figures="")
+        current, bar = None, overall
+        for event in events:
+            if isinstance(event, Scored):
+                progress.advance(overall)
+                continue
+            if current != (event.algorithm, event.seed):
+                current = (event.algorithm, event.seed)
+                bar = progress.add_task(f"{event.algorithm}, seed {event.seed}", total=event.rounds, figures="")
+            progress.update(bar, completed=event.info.round, figures=_figures(event))
+
+
+def _figures(event: Trained) -> str:
+    looked = "" if event.info.validation is None else f" · validation {event.info.validation:.3f}"
+    return f"loss {event.info.loss:.3f}{looked}"
+
+
+def show_comparison(summary: dict[str, object], console: Console) -> None:
+    """The comparison table, the best figure of each column in bold."""
+    rows = comparison_table(summary)
+    table = Table(title=str(summary.get("title", "")), caption="mean ± sd over seeds, on held-out clients", header_style="bold")
+    for index, name in enumerate(rows[0]):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    for row in rows[1:]:
+        table.add_row(*row)
+    console.print(table)

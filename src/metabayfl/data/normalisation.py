@@ -1,0 +1,68 @@
+"""Means and scales of training clients from sums alone, so that they can be had under secure aggregation.
+
+Two rounds of sums: (count, sum) give the mean; (count, sum, sum of squares) about that mean give the variance, with the correction for the mean's
+rounding (Chan, Golub, LeVeque 1983, "Algorithms for computing the sample variance", equation 1.7). One round about zero would lose all digits
+where the mean is large against the spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from metabayfl.data.raw import Array
+
+_CONSTANT = 1e-10
+
+
+class Statistics(NamedTuple):
+    """Sums over rows, per column; those of several clients add up. NaN is left out."""
+
+    count: Array  # (F,)
+    total: Array  # (F,) sum of x - centre
+    squares: Array  # (F,) sum of (x - centre)^2
+
+
+def statistics(x: Array, centre: Array | float = 0.0) -> Statistics:
+    """One client's sums of ``x`` ``(n, F)`` about ``centre``.
+
+    Example:
+        >>> one = statistics(np.array([[1.0], [3.0], [np.nan]]))
+        >>> [value.tolist() for value in one]
+        [[2], [4.0], [10.0]]
+    """
+    shifted = x.astype(np.float64) - centre
+    real = np.isfinite(shifted)
+    shifted[~real] = 0.0
+    return Statistics(real.sum(0), shifted.sum(0), (shifted**2).sum(0))
+
+
+def add(parts: Iterable[Statistics]) -> Statistics:
+    """The sum over clients."""
+    first, *rest = parts
+    total = first
+    for part in rest:
+        total = Statistics(*(a + b for a, b in zip(total, part, strict=True)))
+    return total
+
+
+def mean_and_scale(clients: Callable[[], Iterable[Array]]) -> tuple[Array, Array, Array]:
+    """Mean, standard deviation and number of values per column over all clients' rows.
+
+    Args:
+        clients: gives each client's ``(n, F)`` anew; called twice, once a round.
+
+    Returns:
+        ``(mean, scale, count)``, each ``(F,)``; population standard deviation; scale 0 where the column is constant; NaN where it is empty.
+    """
+    first = add(statistics(x) for x in clients())
+    with np.errstate(invalid="ignore"):
+        centre = first.total / first.count
+        second = add(statistics(x, centre) for x in clients())
+        shift = second.total / second.count
+        variance = second.squares / second.count - shift**2
+    mean = centre + shift
+    scale = np.sqrt(np.maximum(variance, 0.0))
+    return mean, np.where(scale <= _CONSTANT * np.abs(mean), 0.0, scale), first.count

@@ -1,0 +1,92 @@
+"""One cohort's work: a block of clients in, one summable partial out.
+
+Three ways to the same numbers: one backward pass for the whole block where only a sum is needed, ``vmap`` over clients, or a loop over clients
+(``vectorise=False``) for debugging and for modules that cannot be vectorised.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import torch
+from torch.func import vmap
+
+from metabayfl import random, tree
+from metabayfl.aggregators import Combine
+from metabayfl.batches import examples
+from metabayfl.engine.tasks import Block
+from metabayfl.types import Algorithm, Batch, Key, Message, Task, Tree
+
+
+def messages(algorithm: Algorithm, meta: Tree, block: Block) -> Message:
+    """The messages of a block as the server decodes them, stacked along ``C``."""
+    return vmap(lambda task, key: _message(algorithm, meta, task, key))(block.tasks, block.keys)
+
+
+def _message(algorithm: Algorithm, meta: Tree, task: Task, key: Key) -> Message:
+    message = algorithm.client(meta, task, key)
+    return message._replace(update=algorithm.up.round_trip(message.update, random.fold(key, "upload")))
+
+
+def messages_by_loop(algorithm: Algorithm, meta: Tree, block: Block) -> Message:
+    """The same, one client at a time and without its padding."""
+    each = [_message(algorithm, meta, _unpadded(block.tasks, row), block.keys[row]) for row in range(len(block.keys))]
+    return stack(each)
+
+
+def stack(each: list[Message]) -> Message:
+    """Single clients' messages as one with a leading axis ``C``."""
+    update = tree.map(lambda *leaves: torch.stack(leaves), *(message.update for message in each))
+    metrics = {name: torch.stack([message.metrics[name] for message in each]) for name in each[0].metrics}
+    return Message(update, torch.stack([message.weight for message in each]), metrics)
+
+
+def concatenate(blocks: list[Message]) -> Message:
+    """Stacks of messages as one stack, for combines that need every client's update."""
+    update = tree.map(lambda *leaves: torch.cat(leaves), *(block.update for block in blocks))
+    metrics = {name: torch.cat([block.metrics[name] for block in blocks]) for name in blocks[0].metrics}
+    return Message(update, torch.cat([block.weight for block in blocks]), metrics)
+
+
+def _unpadded(tasks: Task, row: int) -> Task:
+    def cut(batch: Batch) -> Batch:
+        count = int(batch.mask[row].sum())
+        return Batch(batch.x[row, :count], batch.y[row, :count], batch.mask[row, :count])
+
+    return Task(cut(tasks.support), cut(tasks.query))
+
+
+def takes_one_pass(algorithm: Algorithm, combine: Combine) -> bool:
+    """Whether the cohort's update may be one gradient: a client objective, a sum, and messages that travel exactly."""
+    return algorithm.objective is not None and combine.needs == "sum" and algorithm.up.name == "exact"
+
+
+def one_pass(algorithm: Algorithm, combine: Combine, meta: Tree, block: Block) -> Tree:
+    """``combine.partial`` of the block by one backward pass through ``sum_c weight_c L_c``.
+
+    With a body that no client adapts, ``vmap`` leaves its weights unbatched, so the block runs as one ordinary large batch.
+    """
+    objective = algorithm.objective
+    assert objective is not None, "callers ask takes_one_pass first"
+    weight = combine.weights(vmap(lambda task: examples(task.support) + examples(task.query))(block.tasks))
+    leaves = [leaf.detach().requires_grad_() for leaf in tree.leaves(meta)]
+    losses, metrics = vmap(objective, in_dims=(None, 0, 0))(tree.like(meta, leaves), block.tasks, block.keys)
+    gradient = torch.autograd.grad(torch.sum(weight * losses), leaves, allow_unused=True)
+    update = [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, gradient, strict=True)]
+    sums = {name: value.detach().sum(0) for name, value in metrics.items()}
+    return {"update": tree.like(meta, update), "weight": weight.sum(), "metrics": sums}
+
+
+def total(partials: list[Tree]) -> Tree:
+    """The sum of the blocks' partials."""
+    return reduce(tree.add, partials)
+
+
+def chunk_limit(model_numbers: int, inner_steps: int, budget: int = 2**29) -> int:
+    """How many clients fit one vectorised call: a client needs some eight copies of its weights a step, within ``budget`` bytes.
+
+    Example:
+        >>> chunk_limit(2_410, 1) > 256, chunk_limit(50_890, 5)
+        (True, 65)
+    """
+    return max(1, budget // (32 * model_numbers * max(inner_steps, 1)))

@@ -1,0 +1,94 @@
+"""One training run in a directory of its own: checkpoints, one line of metrics a round, and going on after any stop.
+
+``checkpoint.safetensors`` is replaced atomically; ``metrics.jsonl`` is cut back to the checkpoint's round before the run goes on, so a run that
+was killed at any moment ends with the same files as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from metabayfl import storage, tree, tree_file
+from metabayfl.data.federation import Federation
+from metabayfl.engine.options import TrainOptions
+from metabayfl.engine.rounds import RoundInfo, TrainState, begin, rounds
+from metabayfl.errors import ArtifactError
+from metabayfl.types import Algorithm, ServerState
+
+CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+
+
+def run(
+    directory: Path, algorithm: Algorithm, federation: Federation, options: TrainOptions, seed: int, identity: str
+) -> Iterator[tuple[TrainState, RoundInfo]]:
+    """Train, or go on training, in ``directory``; yields as :func:`metabayfl.engine.rounds.rounds` does.
+
+    Args:
+        directory: holds this run alone; made if it is missing.
+        algorithm: the method.
+        federation: the data.
+        options: see :class:`~metabayfl.engine.options.TrainOptions`.
+        seed: the run's seed.
+        identity: names everything that decides the numbers; a checkpoint of another identity is refused.
+
+    Raises:
+        ArtifactError: if the checkpoint found is damaged or belongs to another run.
+        StorageError: if a checkpoint cannot be written; the one before it stays.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    start = restore(directory, algorithm, seed, options.device, identity)
+    state, saved = start, start.round
+    _cut_metrics(directory / METRICS, start.round)
+    try:
+        with (directory / METRICS).open("a", encoding="utf-8") as lines:
+            for state, info in rounds(algorithm, federation, options, seed, start):
+                lines.write(json.dumps(info._asdict()) + "\n")
+                lines.flush()
+                if state.round % options.checkpoint_every == 0:
+                    save(directory, state, identity)
+                    saved = state.round
+                yield state, info
+    finally:  # also on Ctrl-C and when the caller leaves the loop: the last whole round is kept
+        if state.round != saved:
+            save(directory, state, identity)
+
+
+def save(directory: Path, state: TrainState, identity: str) -> None:
+    """Write the checkpoint of a state, atomically."""
+    numbers = {"meta": state.server.meta, "optimizer": state.server.optimizer, "best": state.best}
+    facts = {name: getattr(state, name) for name in ("round", "best_round", "best_loss", "stalled")}
+    facts["best_loss"] = facts["best_loss"].hex()  # to the bit, and infinity has no JSON
+    tree_file.save_tree(directory / CHECKPOINT, numbers, {"identity": identity, "facts": facts})
+
+
+def restore(directory: Path, algorithm: Algorithm, seed: int, device: str, identity: str) -> TrainState:
+    """The state of the checkpoint in ``directory``, or the beginning where there is none."""
+    start = begin(algorithm, seed, device)
+    path = directory / CHECKPOINT
+    if not path.exists():
+        return start
+    numbers, about = tree_file.load_tree(path)
+    if about.get("identity") != identity:
+        raise ArtifactError(f"{path} belongs to another run (other config, data, seed or version): choose another --out, or delete it to start anew")
+    expected = {"meta": start.server.meta, "optimizer": start.server.optimizer, "best": start.best}
+    if tree.flatten(numbers).keys() != tree.flatten(expected).keys():
+        raise ArtifactError(f"{path} holds other tensors than {algorithm.name} has: delete it to start anew")
+    numbers, facts = tree.to(numbers, device), about["facts"]
+    server = ServerState(numbers["meta"], numbers["optimizer"])
+    return TrainState(facts["round"], server, numbers["best"], facts["best_round"], float.fromhex(facts["best_loss"]), facts["stalled"])
+
+
+def read_metrics(path: Path) -> list[dict[str, object]]:
+    """The rows of a metrics file; a last line that was cut off by a kill is left out."""
+    rows: list[dict[str, object]] = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []:
+        if line.endswith("\n"):
+            rows.append(json.loads(line))
+    return rows
+
+
+def _cut_metrics(path: Path, last_round: int) -> None:
+    rows = [row for row in read_metrics(path) if int(str(row["round"])) <= last_round]
+    storage.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,0 +1,54 @@
+"""What a training run may be told; the defaults are a small simulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metabayfl.aggregators import COMBINES
+from metabayfl.engine.sampling import SAMPLERS
+from metabayfl.errors import ConfigError, unknown
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How the engine runs a federation.
+
+    Attributes:
+        rounds: communication rounds at most.
+        cohort: clients a round.
+        sampler: which clients take part: ``uniform``, ``size`` or ``diverse``.
+        weighting: how messages count: ``examples`` or ``uniform``.
+        support_share: share of a training client's samples that is the support set of its task; the split is drawn anew every round.
+        validate_every: rounds between two looks at the validation clients; 0 never looks, and the last strategy is kept.
+        patience: looks without a better loss after which the run stops; 0 never stops early. The best strategy seen is kept either way.
+        checkpoint_every: rounds between two checkpoints.
+        chunk: clients in one vectorised call; 0 chooses by the model's size.
+        vectorise: ``False`` runs one client at a time, with the same numbers.
+        device: ``cpu``, ``cuda`` or ``cuda:1``.
+    """
+
+    rounds: int = 100
+    cohort: int = 10
+    sampler: str = "uniform"
+    weighting: str = "examples"
+    support_share: float = 0.5
+    validate_every: int = 10
+    patience: int = 0
+    checkpoint_every: int = 10
+    chunk: int = 0
+    vectorise: bool = True
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise unknown("sampler", self.sampler, SAMPLERS)
+        if self.weighting not in COMBINES:
+            raise unknown("weighting", self.weighting, COMBINES)
+        if not 0.0 < self.support_share < 1.0:
+            raise ConfigError(f"support_share is {self.support_share}, expected a share between 0 and 1, such as 0.5")
+        for name in ("cohort", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        for name in ("rounds", "validate_every", "patience", "chunk"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")

@@ -1,0 +1,65 @@
+"""Which clients take part in a round.
+
+A sampler is a pure function of a seeded generator, so that round ``r`` of seed ``s`` has the same cohort whether or not the run was resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metabayfl.data.federation import Clients
+
+Positions = NDArray[np.int64]
+Sampler = Callable[[np.random.Generator, int], Positions]
+"""Generator, cohort size -> positions of distinct clients."""
+
+
+def uniform(clients: Clients) -> Sampler:
+    """Every client with the same probability, without replacement."""
+    count = len(clients.ids)
+    return lambda generator, size: generator.choice(count, min(size, count), replace=False)
+
+
+def size_weighted(clients: Clients) -> Sampler:
+    """With probability in proportion to the number of samples, without replacement."""
+    share = clients.sizes / clients.sizes.sum()
+    return lambda generator, size: generator.choice(len(share), min(size, len(share)), replace=False, p=share)
+
+
+def diverse(clients: Clients) -> Sampler:
+    """Clients that differ: the first one uniformly, each next one with probability in proportion to the squared distance of its target
+    summary to the nearest one chosen (the seeding of k-means++, Arthur and Vassilvitskii 2007).
+
+    The summary is what a client would have to reveal once: its class shares, or the mean and standard deviation of its targets.
+    """
+    summaries = np.stack(_padded([_summary(clients.read(position)[1]) for position in range(len(clients.ids))]))
+
+    def sample(generator: np.random.Generator, size: int) -> Positions:
+        chosen = [int(generator.integers(len(summaries)))]
+        nearest = np.full(len(summaries), np.inf)
+        while len(chosen) < min(size, len(summaries)):
+            nearest = np.minimum(nearest, ((summaries - summaries[chosen[-1]]) ** 2).sum(1))
+            weight = nearest + 1e-12  # clients that are alike stay eligible
+            weight[chosen] = 0.0
+            chosen.append(int(generator.choice(len(summaries), p=weight / weight.sum())))
+        return np.array(chosen, dtype=np.int64)
+
+    return sample
+
+
+def _summary(y: NDArray[np.generic]) -> NDArray[np.float64]:
+    if y.ndim == 1:
+        return np.bincount(y.astype(np.int64)) / len(y)
+    return np.concatenate([y.mean(0), y.std(0)]).astype(np.float64)
+
+
+def _padded(rows: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    width = max(len(row) for row in rows)
+    return [np.pad(row, (0, width - len(row))) for row in rows]
+
+
+SAMPLERS: dict[str, Callable[[Clients], Sampler]] = {"uniform": uniform, "size": size_weighted, "diverse": diverse}
+"""Task samplers by name."""

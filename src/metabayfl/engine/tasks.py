@@ -1,0 +1,79 @@
+"""From clients of any size to padded, masked blocks that one vectorised call takes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metabayfl import random
+from metabayfl.data.federation import Clients
+from metabayfl.types import Batch, Key, Task
+
+
+class Block(NamedTuple):
+    """Some clients of a cohort, padded to one shape: every tensor has a leading axis ``C``."""
+
+    tasks: Task
+    keys: Tensor  # (C,) the clients' keys of this round
+
+
+def client_keys(key: Key, clients: Clients, positions: NDArray[np.int64]) -> Tensor:
+    """A key per client from its id, never from its place in the cohort; shape ``(C,)``."""
+    names = torch.tensor([random.digest(clients.ids[position]) for position in positions], dtype=torch.int64, device=key.device)
+    return random.fold(key, "client", names)
+
+
+def support_sizes(sizes: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+    """How many of ``sizes`` samples are support: at least one on either side where a client has two or more.
+
+    Example:
+        >>> support_sizes(np.array([1, 2, 10]), 0.5).tolist()
+        [1, 1, 5]
+    """
+    return np.where(sizes < 2, sizes, np.clip(np.rint(share * sizes), 1, np.maximum(sizes - 1, 1))).astype(np.int64)
+
+
+def chunks(sizes: NDArray[np.int64], limit: int) -> list[NDArray[np.int64]]:
+    """Indices in chunks of like size: at most ``limit`` clients each, and padding at most doubles a client (power-of-two buckets)."""
+    order = np.argsort(-sizes, kind="stable")
+    bucket = np.ceil(np.log2(np.maximum(sizes[order], 16)))
+    out: list[NDArray[np.int64]] = []
+    for value in np.unique(bucket)[::-1]:
+        members = order[bucket == value]
+        out.extend(members[start : start + limit] for start in range(0, len(members), limit))
+    return out
+
+
+def block(clients: Clients, positions: NDArray[np.int64], keys: Tensor, support_share: float, device: torch.device) -> Block:
+    """Read these clients, shuffle each by its key, split it into support and query, pad and stack.
+
+    The split is drawn anew every round, since the key holds the round.
+    """
+    data = [clients.read(int(position)) for position in positions]
+    sizes = np.array([len(y) for _, y in data])
+    supports = support_sizes(sizes, support_share)
+    orders = _orders(keys, sizes)
+    near = [order[:cut] for order, cut in zip(orders, supports, strict=True)]
+    far = [order[cut:] for order, cut in zip(orders, supports, strict=True)]
+    return Block(Task(_pad(data, near, device), _pad(data, far, device)), keys.to(device))
+
+
+def _orders(keys: Tensor, sizes: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    mask = torch.arange(int(sizes.max())) < torch.from_numpy(sizes).unsqueeze(1)
+    shuffled = torch.func.vmap(lambda key, real: random.permutation(random.fold(key, "split"), real))(keys.cpu(), mask)
+    return [order[:size].numpy() for order, size in zip(shuffled, sizes, strict=True)]
+
+
+def _pad(data: list[tuple[NDArray[np.generic], NDArray[np.generic]]], rows: list[NDArray[np.int64]], device: torch.device) -> Batch:
+    length = max(len(index) for index in rows)
+    first_x, first_y = data[0]
+    x = np.zeros((len(data), length, *first_x.shape[1:]), first_x.dtype)
+    y = np.zeros((len(data), length, *first_y.shape[1:]), first_y.dtype)
+    mask = np.zeros((len(data), length), np.float32)
+    for row, ((client_x, client_y), index) in enumerate(zip(data, rows, strict=True)):
+        x[row, : len(index)], y[row, : len(index)], mask[row, : len(index)] = client_x[index], client_y[index], 1.0
+    return Batch(*(torch.from_numpy(array).to(device) for array in (x, y, mask)))

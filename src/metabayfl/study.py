@@ -1,0 +1,206 @@
+"""A study: every algorithm on every seed, trained, judged on held-out clients, and written down.
+
+``DIR`` holds ``summary.json``, ``metrics.jsonl``, ``figures.json``, ``strategy.safetensors``, ``report.html``, and under ``runs/`` a directory a run
+with its checkpoint, so that a study that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy
+import torch
+
+import metabayfl
+from metabayfl import random, storage
+from metabayfl.algorithms import ALGORITHMS
+from metabayfl.artifact import Strategy
+from metabayfl.config import Config, builder_options, check_algorithm, train_options
+from metabayfl.data import build_federation
+from metabayfl.data.federation import Federation
+from metabayfl.engine import job
+from metabayfl.engine.memory import peak_memory_mb, reset_peak
+from metabayfl.engine.options import TrainOptions
+from metabayfl.engine.rounds import RoundInfo, TrainState
+from metabayfl.errors import ConfigError
+from metabayfl.evaluation import evaluate, over_seeds, summarise, timings
+from metabayfl.models import build_model
+from metabayfl.report import payload, write_report
+from metabayfl.types import Algorithm, Model
+
+
+class Trained(NamedTuple):
+    """One round of one run is done."""
+
+    algorithm: str
+    seed: int
+    rounds: int  # at most
+    info: RoundInfo
+
+
+class Scored(NamedTuple):
+    """One run is trained and judged."""
+
+    algorithm: str
+    seed: int
+    figures: dict[str, float | None]
+
+
+Event: TypeAlias = Trained | Scored
+
+
+class Run(NamedTuple):
+    """Everything that one run needs."""
+
+    name: str
+    seed: int
+    algorithm: Algorithm
+    options: TrainOptions
+    federation: Federation
+    directory: Path
+    spec: dict[str, Any]  # rebuilds the algorithm: names and arguments alone
+
+
+def compare(config: Config, algorithms: tuple[str, ...], seeds: tuple[int, ...], out: Path) -> Iterator[Event]:
+    """Train and judge every algorithm on every seed and write ``out``; yields an event a round and a run.
+
+    Runs that ``out`` already holds are not repeated, and one that was stopped goes on from its checkpoint to the same bits.
+
+    Raises:
+        ConfigError: for an unknown algorithm, or none.
+        DataError: if the data cannot become the federation that the config asks for.
+        ArtifactError: if a checkpoint in ``out`` belongs to another study.
+    """
+    if not algorithms or not seeds:
+        raise ConfigError("nothing to compare: name at least one algorithm and one seed")
+    for name in algorithms:
+        check_algorithm(name)
+    for seed in seeds:
+        federation = build_federation(config.data, seed)
+        for name in algorithms:
+            yield from _train_and_score(prepare(config, name, seed, federation, out))
+    write_outputs(config, algorithms, seeds, out)
+
+
+def prepare(config: Config, name: str, seed: int, federation: Federation, out: Path) -> Run:
+    """The run of one algorithm and seed; nothing is computed yet."""
+    arguments = builder_options(config, name)
+    model = model_for(config.model, federation)
+    spec = {"algorithm": name, "arguments": arguments, "model": dict(config.model)}
+    algorithm = ALGORITHMS[name](model, **arguments)
+    return Run(name, seed, algorithm, train_options(config, name), federation, out / "runs" / f"{name}-seed{seed}", spec)
+
+
+def model_for(table: dict[str, Any], federation: Federation) -> Model:
+    """The model that a config's ``[model]`` table names, in the shape of the data."""
+    schema = federation.schema
+    outputs = len(schema.classes) if schema.kind == "classification" else len(schema.targets)
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items() if key != "name"}
+    return build_model(table["name"], schema.input_shape, outputs, schema.kind, **options)
+
+
+def identity(run: Run) -> str:
+    """A digest of everything that decides a run's numbers."""
+    facts = {
+        "spec": run.spec,
+        "options": dataclasses.asdict(run.options),
+        "seed": run.seed,
+        "data": run.federation.fingerprint,
+        "versions": versions(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """What the numbers depend on beside the config."""
+    return {"metabayfl": metabayfl.__version__, "torch": torch.__version__, "numpy": numpy.__version__, "python": platform.python_version()}
+
+
+def _train_and_score(run: Run) -> Iterator[Event]:
+    finished = run.directory / "figures.json"
+    if finished.exists() and json.loads(finished.read_text(encoding="utf-8")).get("identity") == identity(run):
+        yield Scored(run.name, run.seed, json.loads(finished.read_text(encoding="utf-8"))["figures"])
+        return
+    reset_peak()
+    for _, info in job.run(run.directory, run.algorithm, run.federation, run.options, run.seed, identity(run)):
+        yield Trained(run.name, run.seed, run.options.rounds, info)
+    state = job.restore(run.directory, run.algorithm, run.seed, run.options.device, identity(run))
+    yield Scored(run.name, run.seed, _score(run, state))
+
+
+def _score(run: Run, state: TrainState) -> dict[str, float | None]:
+    """Judge the best strategy on the held-out clients; write the strategy and the figures."""
+    key = random.fold(random.key(run.seed), "heldout")
+    held = evaluate(run.algorithm, state.best, run.federation.heldout, run.federation.schema, key)
+    speed = timings(run.algorithm, state.best, run.federation.heldout, key)
+    rows = job.read_metrics(run.directory / job.METRICS)
+    down, up = message_bytes(run.algorithm, state)
+    figures: dict[str, float | None] = {
+        **summarise(held),
+        "bytes_up": up,
+        "bytes_down": down,
+        "adapt_ms": speed.adapt_ms,
+        "predict_ms": speed.predict_ms,
+        "train_seconds": sum(float(str(row["seconds"])) for row in rows),
+        "peak_memory_mb": peak_memory_mb(),
+        "rounds": float(state.round),
+    }
+    strategy(run, state).save(run.directory / "strategy.safetensors")
+    storage.write_json(run.directory / "figures.json", {"identity": identity(run), "figures": figures, "kept": payload(held)})
+    return figures
+
+
+def message_bytes(algorithm: Algorithm, state: TrainState) -> tuple[float, float]:
+    """Bytes of one client's messages in one round, down and up, as serialised; an update has the strategy's structure."""
+    if not algorithm.federated:
+        return 0.0, 0.0
+    key = random.key(0)
+    return float(len(algorithm.down.encode(state.best, None))), float(len(algorithm.up.encode(state.best, key)))
+
+
+def strategy(run: Run, state: TrainState) -> Strategy:
+    """The artifact of a trained run; it holds nothing that changes between two equal runs."""
+    return Strategy(
+        spec=run.spec,
+        meta=state.best,
+        schema=run.federation.schema.to_json(),
+        provenance={
+            "data": run.federation.name,
+            "data_fingerprint": run.federation.fingerprint,
+            "seed": run.seed,
+            "rounds": state.round,
+            "best_round": state.best_round,
+            "versions": versions(),
+        },
+        figures={"validation_loss": state.best_loss} if state.best_round and state.best_loss != float("inf") else {},
+    )
+
+
+def write_outputs(config: Config, algorithms: tuple[str, ...], seeds: tuple[int, ...], out: Path) -> None:
+    """Gather the runs of ``out`` into its summary, metrics, strategy and report."""
+    kept: dict[str, list[dict[str, Any]]] = {name: [] for name in algorithms}
+    rows: list[dict[str, object]] = []
+    for name in algorithms:
+        for seed in seeds:
+            directory = out / "runs" / f"{name}-seed{seed}"
+            kept[name].append(json.loads((directory / "figures.json").read_text(encoding="utf-8")))
+            rows += [{"algorithm": name, "seed": seed, **row} for row in job.read_metrics(directory / job.METRICS)]
+    summary = {
+        "title": config.name,
+        "seeds": list(seeds),
+        "versions": versions(),
+        "algorithms": {name: over_seeds([one["figures"] for one in results]) for name, results in kept.items()},
+    }
+    shipped = "meta_bayfl" if "meta_bayfl" in algorithms else algorithms[0]
+    chosen = out / "runs" / f"{shipped}-seed{seeds[0]}" / "strategy.safetensors"
+    storage.write_bytes(out / "strategy.safetensors", chosen.read_bytes())
+    storage.write_text(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    storage.write_json(out / "figures.json", {name: [one["kept"] for one in results] for name, results in kept.items()})
+    storage.write_json(out / "summary.json", summary)
+    write_report(out)
