@@ -38,7 +38,7 @@ def minibatches(batch: Batch, size: int, epochs: int, key: Key) -> list[Batch]:
     """
     count = len(batch.mask)
     if size <= 0:
-        return [batch] * epochs
+        return [take(batch, torch.argsort((batch.mask <= 0).to(torch.int8), stable=True))] * epochs
     orders = random.permutation(random.fold(key, "epoch", torch.arange(epochs, device=key.device)), batch.mask)
     shuffled = [take(batch, order) for order in orders]
     return [Batch(*(part[start : start + size] for part in once)) for once in shuffled for start in range(0, count, size)]

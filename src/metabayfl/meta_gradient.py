@@ -69,7 +69,7 @@ def gradient_client(objective: Objective) -> Callable[[Tree, Task, Key], Message
 
 def exact(loss: Loss, at: Tree, direction: Tree) -> Tree:
     """``H v`` by automatic differentiation of the gradient (Pearlmutter 1994); ``H`` is symmetric, so reverse mode serves and is the fastest here."""
-    _, pullback = torch.func.vjp(torch.func.grad(loss), at)
+    pullback = torch.func.vjp(torch.func.grad(loss), at)[1]
     product: Tree = pullback(direction)[0]
     return product
 
@@ -82,7 +82,7 @@ def first_order(loss: Loss, at: Tree, direction: Tree) -> Tree:
 def hessian_free(delta: float) -> Hvp:
     """``H v`` by a central difference of gradients, ``[grad f(w + delta v) - grad f(w - delta v)] / (2 delta)``; its error falls as ``delta^2``.
 
-    Fallah et al. 2020 (arXiv 2002.07948), equation 14.
+    Per-FedAvg (HF) of Fallah et al. 2020 (arXiv 2002.07948).
 
     Raises:
         ConfigError: if ``delta`` is not positive.

@@ -12,6 +12,7 @@ that is quadratic in the weights, the gradient for the mean then has no sampling
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -140,54 +141,29 @@ def predict(model: Model, posterior: Tree, x: Tensor, key: Key, count: int) -> P
     return model.likelihood.predict_samples(outputs(model, posterior, x, key, count))
 
 
-def shrink(log_sd: Tensor, pull: Tensor) -> Tensor:
-    """The proximal map of ``pull * KL`` in a mean, as the factor on its distance ``d`` from the prior's.
+class Prox(NamedTuple):
+    """The proximal map of ``pull * KL(q || prior)`` at one prior, for a descent in means and standard deviations; leaves are ``(P,)``."""
 
-    ``argmin_x (x - d)^2 / 2 + pull x^2 / (2 s0^2) = d / (1 + c)`` with ``c = pull / s0^2``. Written as a sigmoid it is finite, with its
-    gradient, for every prior precision from 0 to infinity.
+    keep: Tensor  # 1 / (1 + c), c = pull / s0^2: the share of a step that the prior leaves
+    lift: Tensor  # c / (1 + c)
+    gain: Tensor  # keep / s0
 
-    Args:
-        log_sd: ``log s0`` of the prior ``(P,)``.
-        pull: rate times KL weight over examples, shape ``()``, at least 0.
+
+def prox(log_sd: Tensor, pull: Tensor) -> Prox:
+    """The map for a prior with ``log s0 = log_sd (P,)`` and ``pull >= 0``, shape ``()``; finite, with its gradient, for every precision and pull."""
+    logit = 2.0 * log_sd - torch.log(torch.clamp(pull, min=torch.finfo(pull.dtype).tiny))
+    return Prox(torch.sigmoid(logit), torch.sigmoid(-logit), torch.exp(torch.nn.functional.logsigmoid(logit) - log_sd))
+
+
+def step_mean(prox: Prox, shift: Tensor, move: Tensor) -> Tensor:
+    """``m - m0`` after a descent step of ``m`` by ``move`` and the proximal map: ``(shift - move) / (1 + c)``."""
+    return prox.keep * (shift - move)
+
+
+def step_sd(prox: Prox, ratio: Tensor, move: Tensor) -> Tensor:
+    """``s / s0`` after a descent step of ``s`` by ``move`` and the proximal map.
+
     """
-    return torch.sigmoid(2.0 * log_sd - torch.log(pull))
-
-
-def contract(ratio: Tensor, pull: Tensor) -> Tensor:
-    """The proximal map of ``pull * KL`` in a log standard deviation, on its distance ``v = log(s / s0)`` from the prior's.
-
-    The KL's share is ``k(r) = exp(2 r) / 2 - r - 1/2``, so that ``argmin_r (r - v)^2 / 2 + pull k(r)`` is the only root of
-    ``r + pull (exp(2 r) - 1) = v``: Lambert's W in closed form. Like :func:`shrink` it never overshoots the prior and does not depend on
-    the prior's precision. From an upper bound of the root, two steps of Fritsch, Shafer and Crowley (1973, "Algorithm 443: Solution of the
-    transcendental equation w exp(w) = x", of fourth order) run outside the graph; Newton's step after them is exact to rounding for ``pull`` in
-    [1e-8, 1e6] and ``|v| < 100``, and carries the implicit function's derivative ``1 / (1 + 2 pull exp(2 r))``.
-
-    Args:
-        ratio: ``v (P,)``.
-        pull: as in :func:`shrink`.
-
-    Example:
-        >>> root = contract(torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64))
-        >>> root + 0.5 * torch.expm1(2 * root)
-        tensor([0., 1.], dtype=torch.float64)
-    """
-    v = ratio.detach()
-    level = v + pull
-    root = _upper_bound(v, level, pull)
-    for _ in range(2):
-        w = 2.0 * pull * torch.exp(2.0 * root)
-        root = root + 0.5 * torch.log1p(_relative_step(1.0 + w, 2.0 * (level - root) - w))
-    w = pull * torch.exp(2.0 * root)
-    return root - (root + (w - pull) - ratio) / (1.0 + 2.0 * w)
-
-
-def _relative_step(w1: Tensor, z: Tensor) -> Tensor:
-    """By how much ``w = w1 - 1`` is too small, relatively, if ``z`` is what ``w + log w`` lacks."""
-    t = w1 * (w1 + (2.0 / 3.0) * z)
-    return z * (t - 0.5 * z) / (w1 * (t - z))
-
-
-def _upper_bound(v: Tensor, level: Tensor, pull: Tensor) -> Tensor:
-    """The equation's left side is convex, so its tangent at 0 bounds the root; so does each of its two terms without the other."""
-    growth = 0.5 * torch.log1p(torch.clamp(v, min=0.0) / torch.clamp(pull, min=torch.finfo(v.dtype).tiny))
-    return torch.minimum(torch.minimum(v / (1.0 + 2.0 * pull), level), growth)
+    p = prox.keep * ratio - prox.gain * move
+    larger = 0.5 * (torch.abs(p) + torch.sqrt(p * p + 4.0 * prox.lift))
+    return torch.where(p >= 0.0, larger, prox.lift / larger)

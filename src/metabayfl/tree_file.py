@@ -179,7 +179,7 @@ def _document(data: bytes, where: str) -> dict[str, Any]:
         raise ArtifactError(f"{where} is no file of metabayfl, or it was cut short or damaged: get it again from where it came") from error
     if not isinstance(document, dict) or "format" not in document:
         raise ArtifactError(f"{where} has no description of its content: get it again from where it came")
-    if document["format"] == FORMAT and not (_FIELDS == document.keys() and _is_text_list(document["tree"]) and isinstance(document["about"], dict)):
+    if document["format"] == FORMAT and not (document.keys() == _FIELDS and _is_text_list(document["tree"]) and isinstance(document["about"], dict)):
         raise ArtifactError(f"{where} has a damaged description of its content: get it again from where it came")
     return document
 

@@ -4,6 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from metabayfl.algorithms.fed_opt import fedadagrad, fedadam, fedyogi
+from metabayfl.algorithms.fedavg import fedavg
+from metabayfl.algorithms.fedprox import fedprox
+from metabayfl.algorithms.fine_tuning import fedavg_ft, fedavg_head_ft
+from metabayfl.algorithms.local import local
+from metabayfl.algorithms.maml import maml
+from metabayfl.algorithms.meta_sgd import meta_sgd
+from metabayfl.algorithms.per_fedavg import per_fedavg
+from metabayfl.algorithms.reptile import reptile
 from metabayfl.types import Algorithm
 
-ALGORITHMS: dict[str, Callable[..., Algorithm]] = {}
+ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
+    "local": local,
+    "fedavg": fedavg,
+    "fedprox": fedprox,
+    "fedadam": fedadam,
+    "fedyogi": fedyogi,
+    "fedadagrad": fedadagrad,
+    "fedavg_ft": fedavg_ft,
+    "fedavg_head_ft": fedavg_head_ft,
+    "maml": maml,
+    "meta_sgd": meta_sgd,
+    "per_fedavg": per_fedavg,
+    "reptile": reptile,
+}

@@ -7,42 +7,31 @@ from collections.abc import Callable
 import torch
 
 from metabayfl import optimizers, random, tree
+from metabayfl.algorithms.local_training import require
 from metabayfl.batches import examples, take
-from metabayfl.errors import ConfigError, unknown
+from metabayfl.errors import unknown
 from metabayfl.losses import mean_loss
 from metabayfl.meta_gradient import Loss, Rate, descend
 from metabayfl.optimizers import Optimizer
-from metabayfl.types import Batch, Key, Metrics, Model, Prediction, Tree
+from metabayfl.types import Batch, Key, Metrics, Model, Tree
 
 _SERVERS: dict[str, Callable[[optimizers.Rate], Optimizer]] = {"adam": optimizers.adam, "sgd": optimizers.sgd}
 
 
-def at_least(least: int, **counts: int) -> None:
-    """Refuse counts below ``least``.
+def check_inner(steps: int, rate: float, decay: float, adapt_steps: int, adapt_rate: float) -> None:
+    """Refuse an inner loop that cannot run.
 
     Raises:
-        ConfigError: naming the first one that is too small.
-
-    Example:
-        >>> at_least(0, inner_steps=3, adapt_steps=0)
+        ConfigError: names the first hyper-parameter that is out of its range.
     """
-    for name, value in counts.items():
-        if value < least:
-            raise ConfigError(f"{name} = {value}: expected a whole number of at least {least}.")
+    require("inner_steps", steps, least=0)
+    require("inner_lr", rate, above=0)
+    require("inner_weight_decay", decay, least=0)
+    require("adapt_steps", adapt_steps, least=0)
+    require("adapt_lr", adapt_rate, above=0)
 
 
-def positive(**numbers: float) -> None:
-    """Refuse rates that are not positive.
-
-    Raises:
-        ConfigError: naming the first one.
-    """
-    for name, value in numbers.items():
-        if not value > 0:
-            raise ConfigError(f"{name} = {value}: expected a number above 0.")
-
-
-def server_optimizer(name: str, rate: optimizers.Rate) -> Optimizer:
+def descent(name: str, rate: optimizers.Rate) -> Optimizer:
     """The server optimiser of a meta-gradient method by name.
 
     Raises:
@@ -59,7 +48,7 @@ def minibatch(batch: Batch, size: int, key: Key, step: int = 0) -> Batch:
     Real examples alone are drawn, each at most once in a minibatch, so that padding neither empties one nor changes it; a client with fewer
     than ``size`` gives them all, and the rest is masked.
     """
-    if size <= 0:
+    if size <= 0 or len(batch.mask) == 0:
         return batch
     count = torch.clamp(examples(batch), min=1).to(torch.int64)
     place = torch.arange(size, device=batch.mask.device)
@@ -99,8 +88,3 @@ def query_metrics(loss: torch.Tensor, batch: Batch) -> Metrics:
 def fine_tune(model: Model, params: Tree, rate: Rate, support: Batch, key: Key, steps: int, decay: float) -> Tree:
     """Adaptation: ``steps`` inner steps on the whole support set, the same ones as in training."""
     return descend(inner_losses(model, support, steps, key, decay), params, rate).points[-1]
-
-
-def predictor(model: Model) -> Callable[[Tree, torch.Tensor, Key], Prediction]:
-    """Predictions of a point posterior: the parameters themselves, dropout off."""
-    return lambda posterior, x, key: model.likelihood.predict(model.apply(posterior, x, None))

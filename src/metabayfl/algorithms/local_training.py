@@ -27,9 +27,10 @@ Loss = Callable[[Tree, Batch, Key], Tensor]
 Correction = Callable[[Tree, Tree], Tree]
 """Gradient, current parameters -> the direction to descend along."""
 
-LOG_SCALE_RANGE = (-4.0, 4.0)
-"""Where a trained ``log_scale`` stays: a noise between e^-4 and e^4 standard deviations of the target. Without it a client that fits its few
-targets exactly sends the noise to 0, the next surprise gives a gradient of any size, and the noise is thrown beyond the range of floats."""
+LOG_SCALE_RANGE = (-3.0, 3.0)
+"""Where a trained ``log_scale`` stays: noise between 0.05 and 20 standard deviations of the target. A gradient step on it is ``rate * z^2``, so
+one surprise (``z`` of some tens, after a client fitted its few targets closely) would throw it to where ``exp(-log_scale)`` is 0 and no gradient
+is left."""
 
 
 class Sgd(NamedTuple):
@@ -41,17 +42,29 @@ class Sgd(NamedTuple):
     weight_decay: float = 0.0  # the gradient gains ``weight_decay * parameters``, as in torch.optim.SGD
 
 
-def sgd(epochs: int, batch_size: int, rate: float, weight_decay: float = 0.0, *, prefix: str = "client") -> Sgd:
-    """A checked :class:`Sgd`; ``prefix`` names the rate in messages.
+def sgd(local_epochs: int, batch_size: int, client_lr: float, weight_decay: float = 0.0) -> Sgd:
+    """The checked descent of a round of training.
 
     Raises:
         ConfigError: if a number is outside its range.
     """
-    require("epochs or steps", epochs, least=0)
+    require("local_epochs", local_epochs, least=1)
     require("batch_size", batch_size, least=0)
+    require("client_lr", client_lr, above=0)
     require("weight_decay", weight_decay, least=0)
-    require(f"{prefix}_lr", rate, above=0)
-    return Sgd(epochs, batch_size, rate, weight_decay)
+    return Sgd(local_epochs, batch_size, client_lr, weight_decay)
+
+
+def tuning(adapt_steps: int, adapt_lr: float, weight_decay: float = 0.0) -> Sgd:
+    """The checked descent of a personalisation: full-batch steps on the support set, 0 of them to keep what was learned.
+
+    Raises:
+        ConfigError: if a number is outside its range.
+    """
+    require("adapt_steps", adapt_steps, least=0)
+    require("adapt_lr", adapt_lr, above=0)
+    require("weight_decay", weight_decay, least=0)
+    return Sgd(adapt_steps, 0, adapt_lr, weight_decay)
 
 
 def require(name: str, value: float, *, least: float = -math.inf, above: float = -math.inf, below: float = math.inf) -> None:

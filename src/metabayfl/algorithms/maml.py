@@ -9,15 +9,14 @@ from torch import Tensor
 
 from metabayfl import compression, optimizers, random
 from metabayfl.algorithms.inner import (
-    at_least,
+    check_inner,
+    descent,
     fine_tune,
     inner_losses,
-    positive,
-    predictor,
     query_metrics,
-    server_optimizer,
     step_loss,
 )
+from metabayfl.algorithms.local_training import point_predict, require
 from metabayfl.meta_gradient import Loss, gradient_client, hvp_of, sweep, through, total_examples
 from metabayfl.types import Algorithm, Batch, Key, Message, Metrics, Model, Task, Tree
 
@@ -31,7 +30,7 @@ def maml(
     meta_gradient: str = "exact",
     hessian_delta: float = 1e-3,
     inner_weight_decay: float = 0.0,
-    server_optimizer_name: str = "adam",
+    server_optimizer: str = "adam",
     adapt_steps: int | None = None,
     adapt_lr: float | None = None,
 ) -> Algorithm:
@@ -45,7 +44,7 @@ def maml(
         meta_gradient: ``exact``, ``first_order`` (FOMAML) or ``hessian_free``.
         hessian_delta: step of the Hessian-free difference.
         inner_weight_decay: lambda; the inner loss is the NLL plus ``lambda / 2 |w|^2``.
-        server_optimizer_name: ``adam`` (as FedMeta) or ``sgd``.
+        server_optimizer: ``adam`` (as FedMeta) or ``sgd``.
         adapt_steps: gradient steps when a client personalises; by default ``inner_steps``, more is fine.
         adapt_lr: their rate, by default ``inner_lr``.
 
@@ -56,8 +55,8 @@ def maml(
         ConfigError: for a negative count, a rate that is not positive, or an unknown name.
     """
     steps, rate = inner_steps if adapt_steps is None else adapt_steps, inner_lr if adapt_lr is None else adapt_lr
-    at_least(0, inner_steps=inner_steps, adapt_steps=steps)
-    positive(inner_lr=inner_lr, meta_lr=meta_lr, adapt_lr=rate)
+    check_inner(inner_steps, inner_lr, inner_weight_decay, steps, rate)
+    require("meta_lr", meta_lr, above=0)
     hvp = hvp_of(meta_gradient, hessian_delta)
 
     def losses(task: Task, key: Key) -> tuple[list[Loss], Loss]:
@@ -76,7 +75,7 @@ def maml(
         return fine_tune(model, meta, rate, support, key, steps, inner_weight_decay)
 
     exact = meta_gradient == "exact"
-    begin, server = optimizers.server(server_optimizer(server_optimizer_name, meta_lr))
+    begin, server = optimizers.server(descent(server_optimizer, meta_lr))
     return Algorithm(
         name="maml",
         model=model,
@@ -85,7 +84,7 @@ def maml(
         client=gradient_client(objective) if exact else swept,
         server=server,
         adapt=adapt,
-        predict=predictor(model),
+        predict=point_predict(model),
         objective=objective if exact else None,
         down=compression.exact(),
         up=compression.exact(),

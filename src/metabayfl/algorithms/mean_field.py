@@ -56,6 +56,7 @@ def mean_field(
     prior_sd: float = 0.05,
     meta_kl: float = 0.0,
     meta_lr: float = 1e-3,
+    sd_lr: float = 1e-2,
     meta_gradient: MetaGradient = "first_order",
     bound: str = "mean",
 ) -> Algorithm:
@@ -64,7 +65,7 @@ def mean_field(
     if meta_gradient not in _STOPS:
         raise unknown("meta_gradient", meta_gradient, _STOPS)
     inner = Inner(inner_steps, inner_lr, kl_weight, inner_samples)
-    begin, update = server(adam(meta_lr))
+    begin, update = server(adam({"mean": meta_lr, "log_sd": sd_lr}))
 
     def init(key: Key) -> Tree:
         params = model.init(key)
@@ -93,11 +94,10 @@ def variational(
     model: Model, prior: Tree, support: Batch, key: Key, inner: Inner, *, dropout: bool, stop: Callable[[Tensor], Tensor]
 ) -> Tree:
     mean0, log_sd0 = posterior.vectors(prior)
-    pull = inner.kl_weight * inner.rate / torch.clamp(support.mask.sum(), min=1.0).to(mean0.dtype)
-    kept = posterior.shrink(log_sd0, pull)
-    shift = ratio = torch.zeros_like(mean0)
-    noise = posterior.antithetic(random.fold(key, "weights"), (inner.draws, inner.steps, len(mean0)), mean0.dtype)
-    keys = random.fold(key, "dropout", torch.arange(inner.steps * inner.draws, device=key.device)).view(inner.steps, inner.draws)
+    sd0 = torch.exp(log_sd0)
+    count = torch.clamp(support.mask.sum().to(mean0.dtype), min=torch.finfo(mean0.dtype).tiny)
+    prox = posterior.prox(log_sd0, inner.kl_weight * inner.rate / count)
+    shift, ratio = torch.zeros_like(mean0), torch.ones_like(mean0)
 
     def loss(vector: Tensor, key: Key) -> Tensor:
         params = posterior.overlay(prior["mean"], posterior.split(vector, prior["log_sd"]))
@@ -105,12 +105,13 @@ def variational(
 
     slope = torch.func.vmap(torch.func.grad(loss))
     for step in range(inner.steps):
-        spread = torch.exp(log_sd0 + ratio) * noise[:, step]
-        gradient = slope(stop(mean0 + shift + spread), keys[step])
-        shift = kept * (shift - inner.rate * stop(gradient).mean(0))
-        ratio = posterior.contract(ratio - inner.rate * stop(gradient * spread).mean(0), pull)
+        at = random.fold(key, step)
+        noise = posterior.antithetic(random.fold(at, "weights"), (inner.draws, len(mean0)), mean0.dtype)
+        gradient = stop(slope(stop(mean0 + shift + sd0 * ratio * noise), random.keys(at, inner.draws)))
+        shift = posterior.step_mean(prox, shift, inner.rate * gradient.mean(0))
+        ratio = posterior.step_sd(prox, ratio, inner.rate * (gradient * noise).mean(0))
     mean = posterior.overlay(prior["mean"], posterior.split(mean0 + shift, prior["log_sd"]))
-    return {"mean": mean, "log_sd": posterior.split(log_sd0 + ratio, prior["log_sd"])}
+    return {"mean": mean, "log_sd": posterior.split(log_sd0 + torch.log(ratio), prior["log_sd"])}
 
 
 def _query_losses(model, adapted, query, key, count, bound):

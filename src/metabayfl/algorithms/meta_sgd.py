@@ -1,6 +1,6 @@
 """Meta-SGD: MAML that also learns a rate for every weight, so the direction of an inner step and not only its start.
 
-Li et al. 2017, arXiv 1707.09835, equation 3; federated as in FedMeta (arXiv 1802.07876, Algorithm 1 with Meta-SGD).
+Li et al. 2017, arXiv 1707.09835, Algorithm 1; federated as in FedMeta (arXiv 1802.07876, Algorithm 1 with Meta-SGD).
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from torch import Tensor
 
 from metabayfl import compression, optimizers, random, tree
 from metabayfl.algorithms.inner import (
-    at_least,
+    check_inner,
+    descent,
     fine_tune,
     inner_losses,
-    positive,
-    predictor,
     query_metrics,
-    server_optimizer,
     step_loss,
 )
+from metabayfl.algorithms.local_training import point_predict, require
 from metabayfl.meta_gradient import Loss, gradient_client, hvp_of, sweep, through, total_examples
 from metabayfl.types import Algorithm, Batch, Key, Message, Metrics, Model, Task, Tree
 
@@ -33,7 +32,7 @@ def meta_sgd(
     meta_gradient: str = "exact",
     hessian_delta: float = 1e-3,
     inner_weight_decay: float = 0.0,
-    server_optimizer_name: str = "adam",
+    server_optimizer: str = "adam",
     adapt_steps: int | None = None,
 ) -> Algorithm:
     """Differs from MAML in ``w^{l+1} = w^l - alpha * grad f(w^l)`` with a learned ``alpha`` per weight, which may turn negative.
@@ -49,7 +48,7 @@ def meta_sgd(
         meta_gradient: ``exact``, ``first_order`` or ``hessian_free``.
         hessian_delta: step of the Hessian-free difference.
         inner_weight_decay: lambda; the inner loss is the NLL plus ``lambda / 2 |w|^2``.
-        server_optimizer_name: ``adam`` (as FedMeta) or ``sgd``.
+        server_optimizer: ``adam`` (as FedMeta) or ``sgd``.
         adapt_steps: gradient steps when a client personalises; by default ``inner_steps``.
 
     Returns:
@@ -60,8 +59,9 @@ def meta_sgd(
         ConfigError: for a negative count, a rate that is not positive, or an unknown name.
     """
     steps, rates_rate = inner_steps if adapt_steps is None else adapt_steps, meta_lr if rates_lr is None else rates_lr
-    at_least(0, inner_steps=inner_steps, adapt_steps=steps)
-    positive(inner_lr=inner_lr, meta_lr=meta_lr, rates_lr=rates_rate)
+    check_inner(inner_steps, inner_lr, inner_weight_decay, steps, inner_lr)
+    require("meta_lr", meta_lr, above=0)
+    require("rates_lr", rates_rate, above=0)
     hvp = hvp_of(meta_gradient, hessian_delta)
 
     def init(key: Key) -> Tree:
@@ -84,7 +84,7 @@ def meta_sgd(
         return fine_tune(model, meta["model"], meta["rates"], support, key, steps, inner_weight_decay)
 
     exact = meta_gradient == "exact"
-    begin, server = optimizers.server(server_optimizer(server_optimizer_name, {"model": meta_lr, "rates": rates_rate}))
+    begin, server = optimizers.server(descent(server_optimizer, {"model": meta_lr, "rates": rates_rate}))
     return Algorithm(
         name="meta_sgd",
         model=model,
@@ -93,7 +93,7 @@ def meta_sgd(
         client=gradient_client(objective) if exact else swept,
         server=server,
         adapt=adapt,
-        predict=predictor(model),
+        predict=point_predict(model),
         objective=objective if exact else None,
         down=compression.exact(),
         up=compression.exact(),

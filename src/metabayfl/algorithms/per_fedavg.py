@@ -10,15 +10,14 @@ from torch import Tensor
 
 from metabayfl import compression, optimizers, random, tree
 from metabayfl.algorithms.inner import (
-    at_least,
+    check_inner,
     fine_tune,
     minibatch,
-    positive,
-    predictor,
     query_metrics,
     step_keys,
     step_loss,
 )
+from metabayfl.algorithms.local_training import point_predict, require
 from metabayfl.meta_gradient import Loss, hvp_of, sweep, through, total_examples
 from metabayfl.types import Algorithm, Batch, Key, Message, Metrics, Model, Task, Tree
 
@@ -64,9 +63,11 @@ def per_fedavg(
         ConfigError: for a count that is too small, a rate that is not positive, or an unknown name.
     """
     steps, rate = inner_steps if adapt_steps is None else adapt_steps, inner_lr if adapt_lr is None else adapt_lr
-    at_least(0, inner_steps=inner_steps, adapt_steps=steps, batch_size=batch_size)
-    at_least(1, local_meta_steps=local_meta_steps)
-    positive(inner_lr=inner_lr, meta_lr=meta_lr, adapt_lr=rate, server_lr=server_lr)
+    check_inner(inner_steps, inner_lr, inner_weight_decay, steps, rate)
+    require("local_meta_steps", local_meta_steps, least=1)
+    require("batch_size", batch_size, least=0)
+    require("meta_lr", meta_lr, above=0)
+    require("server_lr", server_lr, above=0)
     hvp = hvp_of(meta_gradient, hessian_delta)
 
     def losses(support: Batch, query: Batch, key: Key) -> tuple[list[Loss], Loss]:
@@ -105,7 +106,7 @@ def per_fedavg(
         client=client,
         server=server,
         adapt=adapt,
-        predict=predictor(model),
+        predict=point_predict(model),
         objective=None,
         down=compression.exact(),
         up=compression.exact(),

@@ -8,7 +8,8 @@ from __future__ import annotations
 from functools import reduce
 
 from metabayfl import compression, optimizers, random, tree
-from metabayfl.algorithms.inner import at_least, fine_tune, minibatch, positive, predictor, query_metrics, step_keys, step_loss
+from metabayfl.algorithms.inner import check_inner, fine_tune, minibatch, query_metrics, step_keys, step_loss
+from metabayfl.algorithms.local_training import point_predict, require
 from metabayfl.batches import everything
 from metabayfl.meta_gradient import Loss, descend, total_examples
 from metabayfl.types import Algorithm, Batch, Key, Message, Model, Task, Tree
@@ -28,7 +29,7 @@ def reptile(
     """Differs from MAML in the update, ``w - w^nu`` of plain steps on all of a client's data, and from FedAvg in counting steps, not epochs.
 
     With ``g_l`` the gradients of the minibatches at the start and ``H_l`` their Hessians the update is ``alpha sum_l g_l - alpha^2 sum_l
-    sum_{k<l} H_l g_k + O(alpha^3)`` (equation 12 ff.): the second term, over different minibatches, is what makes it meta-learning.
+    sum_{k<l} H_l g_k + O(alpha^3)`` (section 5 of the paper): the second term, over different minibatches, is what makes it meta-learning.
     The inner optimiser is plain SGD, as in the paper's analysis (its experiments use Adam without the first moment).
 
     Args:
@@ -48,9 +49,10 @@ def reptile(
         ConfigError: for a count that is too small or a rate that is not positive.
     """
     steps, rate = inner_steps if adapt_steps is None else adapt_steps, inner_lr if adapt_lr is None else adapt_lr
-    at_least(0, adapt_steps=steps, batch_size=batch_size)
-    at_least(1, inner_steps=inner_steps)
-    positive(inner_lr=inner_lr, meta_lr=meta_lr, adapt_lr=rate)
+    check_inner(inner_steps, inner_lr, inner_weight_decay, steps, rate)
+    require("inner_steps", inner_steps, least=1)
+    require("batch_size", batch_size, least=0)
+    require("meta_lr", meta_lr, above=0)
 
     def losses(data: Batch, key: Key) -> list[Loss]:
         size = batch_size or len(data.mask)  # all of them, but real ones first, so that dropout does not see the padding between the two parts
@@ -75,7 +77,7 @@ def reptile(
         client=client,
         server=server,
         adapt=adapt,
-        predict=predictor(model),
+        predict=point_predict(model),
         objective=None,
         down=compression.exact(),
         up=compression.exact(),

@@ -86,7 +86,7 @@ def check_pixels(x: Array, low: float, high: float) -> None:
     # An almost black whole-number image is a fair input; fractions, or many ones, are a rescaled or a two-valued image.
     small = high > 10 and ((fraction and size <= max(1.0, span / 20)) or (0 < largest <= 1 and float(x.mean()) > 0.01))
     if outside or small:
-        raise SchemaError(f"inputs: given pixel values {smallest:g}..{largest:g}, expected the range of training {low:g}..{high:g}. Rescale the images.")
+        raise SchemaError(f"inputs: given pixel values {smallest:g}..{largest:g}, expected the training range {low:g}..{high:g}. Rescale the images.")
 
 
 def check_distance(scaled: Array, limit: float) -> None:
@@ -99,6 +99,6 @@ def check_distance(scaled: Array, limit: float) -> None:
     if far.any():
         row, channel, *_ = np.argwhere(far)[0]
         raise SchemaError(
-            f"inputs: channel {channel} of row {row} is {np.abs(scaled[far][0]):.0f} training standard deviations from the training mean; expected at most "
-            f"{limit:g}. Is it in another unit?"
+            f"inputs: channel {channel} of row {row} is {np.abs(scaled[far][0]):.0f} training standard deviations from the training mean, "
+            f"expected at most {limit:g}. Is it in another unit?"
         )

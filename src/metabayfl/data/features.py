@@ -55,7 +55,7 @@ def encode_table(features: Sequence[Feature], table: Any, limit: float) -> Array
     """
     if not isinstance(table, Mapping) and not (hasattr(table, "columns") and hasattr(table, "__getitem__")):
         raise SchemaError(f"given {_describe(table)}, expected a table (data frame or mapping) with the columns {_names(features)}.")
-    blocks = []
+    blocks: list[Array] = []
     for feature in features:
         values = _column(table, feature, features)
         if blocks and len(values) != len(blocks[0]):
@@ -119,27 +119,32 @@ def _numeric(feature: Feature, values: Array, limit: float) -> Array:
     if far.any():
         row = int(np.argmax(far))
         raise SchemaError(
-            f"feature {feature.name!r}: given {filled[row]:g} in row {row}, {abs(scaled[row]):.0f} training standard deviations from the training mean "
-            f"{feature.mean:g} (standard deviation {feature.scale:g}); expected at most {limit:g}. Is it in another unit?"
+            f"feature {feature.name!r}: given {filled[row]:g} in row {row}, {abs(scaled[row]):.0f} training standard deviations ({feature.scale:g}) "
+            f"from the training mean ({feature.mean:g}), expected at most {limit:g}. Is it in another unit?"
         )
     blocks = [scaled, missing] if feature.indicator else [scaled]
     return np.stack(blocks, axis=1).astype(np.float64)
 
 
 def _categorical(feature: Feature, values: Array) -> Array:
-    position = {name: i for i, name in enumerate(feature.categories)}
-    texts = bool(feature.categories) and not any(_is_number(name) for name in feature.categories)
-    out = np.zeros((len(values), len(columns(feature))))
-    for row, value in enumerate(values.tolist()):
-        if texts and isinstance(value, int | float) and not isinstance(value, bool) and not is_missing(value):
-            raise SchemaError(f"feature {feature.name!r}: given the number {value!r} in row {row}, expected one of the texts {_some(feature)}.")
-        name = label(value)
-        at = len(position) if name is None else position.get(name, len(position))
-        if at == len(position) and not feature.unseen:
-            given = "a missing value" if name is None else f"the unknown category {name!r}"
-            raise SchemaError(f"feature {feature.name!r}: given {given} in row {row}, expected one of {_some(feature)}.")
-        out[row, at] = 1.0
+    position: dict[str | None, int] = {name: i for i, name in enumerate(feature.categories)}
+    given = values.tolist()
+    codes = np.array([position.get(value if type(value) is str else label(value), len(position)) for value in given], dtype=np.int64)
+    for row in np.flatnonzero(codes == len(position)):
+        _check_unknown(feature, given[row], int(row))
+    out = np.zeros((len(given), len(columns(feature))))
+    out[np.arange(len(given)), codes] = 1.0
     return out
+
+
+def _check_unknown(feature: Feature, value: object, row: int) -> None:
+    """A value that is no known category may be missing or unseen, if the schema has a column for that, but never of another type."""
+    numeric = isinstance(value, int | float) and not isinstance(value, bool) and not is_missing(value)
+    if numeric and not any(_is_number(name) for name in feature.categories):
+        raise SchemaError(f"feature {feature.name!r}: given the number {value!r} in row {row}, expected one of the texts {_some(feature)}.")
+    if not feature.unseen:
+        given = "a missing value" if is_missing(value) else f"the unknown category {label(value)!r}"
+        raise SchemaError(f"feature {feature.name!r}: given {given} in row {row}, expected one of {_some(feature)}.")
 
 
 def _is_number(text: str) -> bool:

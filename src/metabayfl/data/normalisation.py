@@ -1,6 +1,6 @@
 """Means and scales of training clients from sums alone, so that they can be had under secure aggregation.
 
-Two rounds of sums: (count, sum) give the mean; (count, sum, sum of squares) about that mean give the variance, with the correction for the mean's
+Two rounds of sums: (number, sum) give the mean; (number, sum, sum of squares) about that mean give the variance, with the correction for the mean's
 rounding (Chan, Golub, LeVeque 1983, "Algorithms for computing the sample variance", equation 1.7). One round about zero would lose all digits
 where the mean is large against the spread.
 """
@@ -20,7 +20,7 @@ _CONSTANT = 1e-10
 class Statistics(NamedTuple):
     """Sums over rows, per column; those of several clients add up. NaN is left out."""
 
-    count: Array  # (F,)
+    number: Array  # (F,) int64
     total: Array  # (F,) sum of x - centre
     squares: Array  # (F,) sum of (x - centre)^2
 
@@ -55,14 +55,14 @@ def mean_and_scale(clients: Callable[[], Iterable[Array]]) -> tuple[Array, Array
         clients: gives each client's ``(n, F)`` anew; called twice, once a round.
 
     Returns:
-        ``(mean, scale, count)``, each ``(F,)``; population standard deviation; scale 0 where the column is constant; NaN where it is empty.
+        ``(mean, scale, number)``, each ``(F,)``; population standard deviation; scale 0 where the column is constant; NaN where it is empty.
     """
     first = add(statistics(x) for x in clients())
-    with np.errstate(invalid="ignore"):
-        centre = first.total / first.count
+    with np.errstate(invalid="ignore", over="ignore"):  # empty columns and huge values come out as NaN and infinity, for the caller to name
+        centre = first.total / first.number
         second = add(statistics(x, centre) for x in clients())
-        shift = second.total / second.count
-        variance = second.squares / second.count - shift**2
+        shift = second.total / second.number
+        variance = second.squares / second.number - shift**2
     mean = centre + shift
     scale = np.sqrt(np.maximum(variance, 0.0))
-    return mean, np.where(scale <= _CONSTANT * np.abs(mean), 0.0, scale), first.count
+    return mean, np.where(scale <= _CONSTANT * np.abs(mean), 0.0, scale), first.number

@@ -39,7 +39,7 @@ class DataOptions:
         target: column(s) or key of the target; ``y`` for npz and npy unless given, ``label`` for images and huggingface.
         client: column or key that says whose row it is.
         flag: column or key of a yes/no mark of each row, for instance ``official_test``.
-        flag_use: ``heldout``: clients whose rows carry the flag are the held-out ones; ``exclude``: flagged rows are left out; ``only``: the others are.
+        flag_use: ``heldout``: clients whose rows carry it are the held-out ones; ``exclude``: rows with it are left out; ``only``: rows without.
         max_rows: use only the first rows after the flag, 0 for all.
         layout: axes of array inputs: ``vector`` (d), ``series`` (channels, steps), ``image`` (h, w) or (c, h, w), ``channels_last`` (h, w, c).
         meta: npz beside image sheets that holds labels, clients and flags.
@@ -206,6 +206,10 @@ def _check_numbers(options: DataOptions) -> None:
         raise ConfigError(f"data.samples = {options.samples!r}: expected [smallest, largest], both at least 1")
     if not (_pair(options.classes_per_client) or (_whole(options.classes_per_client) and options.classes_per_client != 0)):
         raise ConfigError(f"data.classes_per_client = {options.classes_per_client!r}: expected a number, or [smallest, largest]")
+    if options.partition != "natural" and (options.validation_ids or options.heldout_ids):
+        raise ConfigError("data.validation_ids and heldout_ids name natural clients, but partition is " + repr(options.partition))
+    if options.target_cap is not None and not options.target_countdown:
+        raise ConfigError("data.target_cap caps a countdown: set target_countdown to the column to count, such as 'cycle'")
     for name in ("alpha", "size_skew"):
         if not getattr(options, name) > 0:
             raise ConfigError(f"data.{name} = {getattr(options, name)!r}: expected a number above 0")

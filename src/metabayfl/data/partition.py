@@ -51,7 +51,9 @@ def iid(rows: int, wants: Sequence[Want], rng: np.random.Generator) -> list[Arra
     return np.split(rng.permutation(rows)[: ends[-1]], ends[:-1])
 
 
-def dirichlet(codes: Array, names: Sequence[str], wants: Sequence[Want], alpha: float, rng: np.random.Generator, *, min_classes: int = 1) -> list[Array]:
+def dirichlet(
+    codes: Array, names: Sequence[str], wants: Sequence[Want], alpha: float, rng: np.random.Generator, *, min_classes: int = 1
+) -> list[Array]:
     """Class proportions ``p ~ Dirichlet(alpha, ..., alpha)`` per client, its rows multinomial with ``p``.
 
     Args:
@@ -71,7 +73,8 @@ def dirichlet(codes: Array, names: Sequence[str], wants: Sequence[Want], alpha: 
             support = rng.multinomial(want.support, p)
             if np.count_nonzero(support) >= min_classes:
                 return _Share(support, rng.multinomial(want.test, p))
-        raise DataError(f"{_TRIES} draws with alpha = {alpha} gave no client of {want.support} rows with {min_classes} classes: raise alpha or lower min_classes.")
+        given = f"{_TRIES} draws with alpha = {alpha} gave no client of {want.support} rows with {min_classes} classes"
+        raise DataError(f"{given}: raise alpha or samples, or lower min_classes.")
 
     return _deal(codes, names, [share(want) for want in wants], rng)
 

@@ -93,7 +93,8 @@ class Schema:
         along = (-1, *(1,) * (raw.ndim - 2))
         mean, scale = (np.asarray(values, dtype=np.float64).reshape(along) for values in (self.channel_mean, self.channel_scale))
         out: Array = np.subtract(raw, mean, dtype=np.float64)
-        return np.divide(out, scale, out=np.zeros_like(out), where=scale > 0)
+        scaled: Array = np.divide(out, scale, out=np.zeros_like(out), where=scale > 0)
+        return scaled
 
     def encode_targets(self, y: Any) -> Array:
         """Raw targets to int64 class positions ``(n,)``, or standardised float32 ``(n, R)``.
@@ -124,13 +125,16 @@ class Schema:
     def decode_targets(self, y: Any) -> Array:
         """The inverse of :meth:`encode_targets`: class names ``(n,)``, or numbers in their own unit ``(n, R)``."""
         if self.kind == "classification":
-            return np.array(self.classes, dtype=object)[np.asarray(y)]
+            names = np.array(self.classes, dtype=object)
+            return np.asarray(names[np.asarray(y)])
         out: Array = np.asarray(y, dtype=np.float64) * np.array(self.target_scale) + np.array(self.target_mean)
         return out
 
     def to_json(self) -> str:
         """One line of JSON, the same for equal schemas."""
-        return json.dumps({"version": _VERSION, **asdict(self)}, default=list, allow_nan=False, sort_keys=True)
+        return json.dumps(
+            {"version": _VERSION, **asdict(self), "features": [item._asdict() for item in self.features]}, allow_nan=False, sort_keys=True
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Schema:
@@ -144,7 +148,7 @@ class Schema:
             version = table.pop("version")
             if version != _VERSION or table.keys() != {item.name for item in fields(cls)}:
                 raise ValueError(f"version {version}, keys {', '.join(table)}")
-            features = tuple(Feature(*_tuples(item)) for item in table.pop("features"))
+            features = tuple(Feature(**{name: _tuples(value) for name, value in item.items()}) for item in table.pop("features"))
             schema = cls(features=features, **{name: _tuples(value) for name, value in table.items()})
             _check(schema)
         except (AttributeError, KeyError, TypeError, ValueError) as error:

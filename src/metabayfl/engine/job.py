@@ -60,7 +60,7 @@ def save(directory: Path, state: TrainState, identity: str) -> None:
     numbers = {"meta": state.server.meta, "optimizer": state.server.optimizer, "best": state.best}
     facts = {name: getattr(state, name) for name in ("round", "best_round", "best_loss", "stalled")}
     facts["best_loss"] = facts["best_loss"].hex()  # to the bit, and infinity has no JSON
-    tree_file.save_tree(directory / CHECKPOINT, numbers, {"identity": identity, "facts": facts})
+    tree_file.save_tree(directory / CHECKPOINT, numbers, {"identity": identity, "facts": facts}, kind="checkpoint")
 
 
 def restore(directory: Path, algorithm: Algorithm, seed: int, device: str, identity: str) -> TrainState:
@@ -69,12 +69,10 @@ def restore(directory: Path, algorithm: Algorithm, seed: int, device: str, ident
     path = directory / CHECKPOINT
     if not path.exists():
         return start
-    numbers, about = tree_file.load_tree(path)
+    expected = {"meta": start.server.meta, "optimizer": start.server.optimizer, "best": start.best}
+    numbers, about = tree_file.load_tree(path, expected, kind="checkpoint")
     if about.get("identity") != identity:
         raise ArtifactError(f"{path} belongs to another run (other config, data, seed or version): choose another --out, or delete it to start anew")
-    expected = {"meta": start.server.meta, "optimizer": start.server.optimizer, "best": start.best}
-    if tree.flatten(numbers).keys() != tree.flatten(expected).keys():
-        raise ArtifactError(f"{path} holds other tensors than {algorithm.name} has: delete it to start anew")
     numbers, facts = tree.to(numbers, device), about["facts"]
     server = ServerState(numbers["meta"], numbers["optimizer"])
     return TrainState(facts["round"], server, numbers["best"], facts["best_round"], float.fromhex(facts["best_loss"]), facts["stalled"])

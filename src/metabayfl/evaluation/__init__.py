@@ -1,1 +1,22 @@
+"""How algorithms are judged: held-out clients adapt on their support and are scored on their own test samples."""
 
+from metabayfl.evaluation.heldout import evaluate
+from metabayfl.evaluation.pictures import payload
+from metabayfl.evaluation.scores import ClassScores, ClientScores, HeldOut, RegressionScores
+from metabayfl.evaluation.summary import over_seeds, summarise
+from metabayfl.evaluation.timing import Timings, timings
+from metabayfl.evaluation.validation import validation_loss
+
+__all__ = [
+    "ClassScores",
+    "ClientScores",
+    "HeldOut",
+    "RegressionScores",
+    "Timings",
+    "evaluate",
+    "over_seeds",
+    "payload",
+    "summarise",
+    "timings",
+    "validation_loss",
+]

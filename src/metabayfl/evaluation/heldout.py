@@ -150,11 +150,13 @@ def _predicted(run: _Run, case: _Case, x: NDArray[np.float32]) -> list[NDArray[n
 def _classification(run: _Run, at: int, pool: Pool, cap: int) -> ClassScores:
     case = _adapted(run, at)
     seen = np.isin(np.arange(len(run.schema.classes)), case.support_y)
-    own = _predicted(run, case, case.test_x)
+    probs, own_total, aleatoric, own_epistemic = _predicted(run, case, case.test_x)
     strange = draw_unseen(pool, seen, random.fold(run.key, "unseen", case.name), cap)
     # not every network bears an empty batch
     _, total, _, epistemic = _predicted(run, case, strange) if len(strange) else [np.zeros(0)] * 4
-    return ClassScores(case.name, len(case.support_y), seen, case.test_y.astype(np.int64), *own, total, epistemic)
+    return ClassScores(
+        case.name, len(case.support_y), seen, case.test_y.astype(np.int64), probs, own_total, aleatoric, own_epistemic, total, epistemic
+    )
 
 
 def _regression(run: _Run, at: int) -> RegressionScores:

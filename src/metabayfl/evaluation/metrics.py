@@ -22,7 +22,7 @@ BINS = 15
 class Reliability(NamedTuple):
     """What happened in each of ``B`` equal-width bins of confidence; the means of an empty bin are 0."""
 
-    count: Array  # (B,) examples
+    examples: Array  # (B,) how many
     confidence: Array  # (B,) mean probability of the predicted class
     accuracy: Array  # (B,) share of right predictions
 
@@ -99,9 +99,9 @@ def ece(probs: ArrayLike, y: ArrayLike, bins: int = BINS) -> float:
         0.05
     """
     found = reliability(probs, y, bins)
-    total = found.count.sum()
-    _refuse_empty(found.count[: int(total)], "ECE")
-    return float((found.count * np.abs(found.accuracy - found.confidence)).sum() / total)
+    total = found.examples.sum()
+    _refuse_empty(found.examples[: int(total)], "ECE")
+    return float((found.examples * np.abs(found.accuracy - found.confidence)).sum() / total)
 
 
 def auroc(positive: ArrayLike, negative: ArrayLike) -> float | None:

@@ -15,7 +15,7 @@ WIDTH = 270.0
 class Bins(NamedTuple):
     """A reliability diagram: examples, mean confidence and accuracy of each bin."""
 
-    count: tuple[float, ...]
+    examples: tuple[float, ...]
     confidence: tuple[float, ...]
     accuracy: tuple[float, ...]
 
@@ -24,7 +24,7 @@ class Spread(NamedTuple):
     """How a quantity is distributed over one group of predictions."""
 
     name: str
-    count: int
+    examples: int
     median: float | None
     heights: tuple[float, ...]  # relative density in equal bins of the common domain, the highest is 1; empty for no example
 
@@ -33,9 +33,9 @@ def reliability_panel(look: Series, bins: Bins, note: str) -> Markup:
     """Accuracy against confidence with the diagonal of perfect calibration, and below it how many predictions each bin holds."""
     frame = Frame(48.0, 56.0, WIDTH - 12, 236.0)
     x, y = horizontal((0.0, 1.0), frame, percent, 4), vertical((0.0, 1.0), frame, percent, 4)
-    parts = [_bar(frame, bins, at, look) for at in range(len(bins.count)) if bins.count[at]]
+    parts = [_bar(frame, bins, at, look) for at in range(len(bins.examples)) if bins.examples[at]]
     points = [
-        dot(x.at(bins.confidence[at]), y.at(bins.accuracy[at]), 3.0, f"fill {look.css}") for at in range(len(bins.count)) if bins.count[at]
+        dot(x.at(bins.confidence[at]), y.at(bins.accuracy[at]), 3.0, f"fill {look.css}") for at in range(len(bins.examples)) if bins.examples[at]
     ]
     ideal = line((x.at(0), y.at(0)), (x.at(1), y.at(1)), "ideal")
     described = f"Reliability diagram of {look.name}: accuracy against stated confidence, {note}"
@@ -48,22 +48,24 @@ def _heading(look: Series, note: str) -> Markup:
 
 
 def _span(frame: Frame, bins: Bins, at: int) -> tuple[float, float]:
-    width = (frame.right - frame.left) / len(bins.count)
+    width = (frame.right - frame.left) / len(bins.examples)
     return frame.left + at * width + 0.75, width - 1.5
 
 
 def _bar(frame: Frame, bins: Bins, at: int, look: Series) -> Markup:
     left, width = _span(frame, bins, at)
     height = bins.accuracy[at] * (frame.bottom - frame.top)
-    told = f"{bins.count[at]:.0f} predictions, confidence {percent(round(bins.confidence[at], 3))}, accuracy {percent(round(bins.accuracy[at], 3))}"
+    told = (
+        f"{bins.examples[at]:.0f} predictions, confidence {percent(round(bins.confidence[at], 3))}, accuracy {percent(round(bins.accuracy[at], 3))}"
+    )
     return rect(left, frame.bottom - height, width, height, f"soft {look.css}", told)
 
 
 def _counts(frame: Frame, bins: Bins, look: Series) -> Markup:
     """Numbers of predictions by bin, hanging from one base line."""
-    top, deep, most = frame.bottom + 46.0, 34.0, max(bins.count, default=0.0)
+    top, deep, most = frame.bottom + 46.0, 34.0, max(bins.examples, default=0.0)
     bars = []
-    for at, count in enumerate(bins.count):
+    for at, count in enumerate(bins.examples):
         left, width = _span(frame, bins, at)
         height = deep * count / max(most, 1.0)
         bars.append(rect(left, top + deep - height, width, height, f"soft {look.css}", f"{count:.0f} predictions"))
@@ -88,7 +90,7 @@ def _ridge(one: Spread, frame: Frame, base: float, at: int) -> Markup:
     step = (frame.right - frame.left) / max(1, len(one.heights))
     top: list[Point] = [(frame.left + (place + 0.5) * step, base - 46.0 * height) for place, height in enumerate(one.heights)]
     shape = [(frame.left, base), *top, (frame.right, base)] if top else []
-    label = group(text(frame.left - 8, base - 16, one.name, "label", "end"), text(frame.left - 8, base - 2, f"{one.count:,}", "tick", "end"))
+    label = group(text(frame.left - 8, base - 16, one.name, "label", "end"), text(frame.left - 8, base - 2, f"{one.examples:,}", "tick", "end"))
     return group(area(shape, f"soft g{at}"), curve(top, f"stroke thin g{at}"), line((frame.left, base), (frame.right, base), "axis"), label)
 
 

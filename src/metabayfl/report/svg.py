@@ -34,7 +34,7 @@ def join(parts: Iterable[Markup], between: str = "") -> Markup:
     return Markup(escape(between).join(parts))
 
 
-def element(name: str, *children: Markup, **attributes: object) -> Markup:
+def element(name: str, /, *children: Markup, **attributes: object) -> Markup:
     """``<name attributes>children</name>``; ``class_`` gives ``class``, ``stroke_width`` gives ``stroke-width``, None leaves one out.
 
     Example:
@@ -110,6 +110,4 @@ def group(*children: Markup, css: str | None = None) -> Markup:
 def picture(width: float, height: float, description: str, *children: Markup, css: str = "") -> Markup:
     """A whole ``<svg>`` that shrinks with its box; ``description`` is what a screen reader says."""
     size = f"0 0 {number(width)} {number(height)}"
-    return element(
-        "svg", *children, viewBox=size, width=width, height=height, role="img", aria_label=description, class_=f"picture {css}".strip()
-    )
+    return element("svg", *children, viewBox=size, width=width, height=height, role="img", aria_label=description, class_=f"picture {css}".strip())

@@ -42,7 +42,10 @@ def tradeoff_chart(marks: Sequence[Mark], width: float) -> Markup:
     x = _bytes_axis([mark.size for mark in marks], frame)
     y = vertical(padded([edge for mark in marks for edge in (mark.nll - mark.sd, mark.nll + mark.sd)], 0.1), frame)
     places = [(x.at(mark.size), y.at(mark.nll)) for mark in marks]
-    whiskers = [line((place[0], y.at(mark.nll - mark.sd)), (place[0], y.at(mark.nll + mark.sd)), f"stroke thin {mark.look.css}") for mark, place in zip(marks, places, strict=True)]
+    whiskers = [
+        line((place[0], y.at(mark.nll - mark.sd)), (place[0], y.at(mark.nll + mark.sd)), f"stroke thin {mark.look.css}")
+        for mark, place in zip(marks, places, strict=True)
+    ]
     dots = [
         dot(*place, 6.0, f"fill ring {mark.look.css}", f"{mark.look.name}: {size_text(mark.size)}, NLL {mark.nll:.3f} ± {mark.sd:.3f}")
         for mark, place in zip(marks, places, strict=True)
@@ -78,7 +81,9 @@ def _free(x: float, y: float, width: float, taken: Sequence[Box], frame: Frame) 
     spots: list[Box] = []
     for far in (0.0, 14.0, 28.0, 42.0):
         starts = [(x + 10, y + 5), (x - width - 10, y + 5), (x - width / 2, y - 10), (x - width / 2, y + 20)]
-        spots += [(left, base + shift - 11, left + width, base + shift + 3) for left, base in starts for shift in ((0.0,) if not far else (-far, far))]
+        spots += [
+            (left, base + shift - 11, left + width, base + shift + 3) for left, base in starts for shift in ((0.0,) if not far else (-far, far))
+        ]
     inside = [box for box in spots if box[0] >= frame.left and box[2] <= frame.right + 12 and box[1] >= frame.top - 8 and box[3] <= frame.bottom]
     return next((box for box in inside if not any(_overlap(box, other) for other in taken)), (inside or spots)[0])
 

@@ -1,11 +1,10 @@
 """What the report's pictures need, as small plain JSON: counts, quantiles and curves instead of every prediction.
 
-``figures.json`` is ``{"kind", "labels", "algorithms": {name: [one entry a seed]}}``; an entry comes from :func:`figures`. Every number is
-finite.
+``figures.json`` is ``{algorithm: [one entry a seed]}``; an entry comes from :func:`payload`. Every number is finite.
 
 Classification::
 
-    reliability  {count, confidence, accuracy}        each of 15 bins
+    reliability  {examples, confidence, accuracy}        each of 15 bins
     clients      {id, n, accuracy}                    a column each
     uncertainty  {total | epistemic: {right | wrong | unseen: {n, quantiles}}}   nats; epistemic is null where the algorithm has none
     referral     {referred, accuracy}                 shares referred from 0 to 0.9
@@ -33,7 +32,7 @@ QUANTILES = 101
 POINTS = 200
 
 
-def figures(held: HeldOut) -> dict[str, Any]:
+def payload(held: HeldOut) -> dict[str, Any]:
     """One algorithm's pictures for one seed (the module's docstring has the format)."""
     return _classification(class_scores(held)) if held.kind == "classification" else _regression(regression_scores(held), held.labels)
 
@@ -81,9 +80,7 @@ def _regression(clients: list[RegressionScores], targets: tuple[str, ...]) -> di
     }
 
 
-def _points(
-    target: str, y: NDArray[np.float64], mean: NDArray[np.float64], scale: NDArray[np.float64], dof: NDArray[np.float64]
-) -> dict[str, Any]:
+def _points(target: str, y: NDArray[np.float64], mean: NDArray[np.float64], scale: NDArray[np.float64], dof: NDArray[np.float64]) -> dict[str, Any]:
     """Evenly spaced rows of the pooled test samples, so that every client is in the picture."""
     rows = np.unique(np.linspace(0, len(y) - 1, min(POINTS, len(y))).astype(int))
     half = regression.half_width(scale[rows], dof[rows], 0.9)

@@ -1,0 +1,191 @@
+"""Meta-BayFL with a compact strategy: a generated body and a conjugate Bayesian head (after arXiv 2603.18083; the equations are in docs/strategy.md).
+
+The strategy is ``{"z": the generator's numbers, "head": the prior}``. A client grows the body ``theta(z)`` from them and the seed, computes its
+features once, and has its posterior in closed form: adapting takes no gradient step. Every sample is support and query at once, since the
+leave-one-out predictive is exact::
+
+    L = - mean_j log p(y_j | x_j, D without j) - lambda mean_j log p_0(y_j | x_j)
+
+One backward pass through ``L`` is the exact meta-gradient; the second term, what the strategy predicts without any support, guards against
+meta-overfitting where clients hold few classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metabayfl import random, tree
+from metabayfl.batches import everything, examples, take
+from metabayfl.compression import CODECS
+from metabayfl.errors import ConfigError, unknown
+from metabayfl.generators import GENERATORS, Generator
+from metabayfl.heads import Head, conjugate_classification, conjugate_regression, evidence, remember
+from metabayfl.losses import masked_mean
+from metabayfl.meta_gradient import Objective, gradient_client
+from metabayfl.optimizers import adam, linear_tail, server
+from metabayfl.types import Algorithm, Batch, Key, Metrics, Model, Prediction, Task, Tree
+
+GRID = (0.1, 0.3, 1.0, 3.0, 10.0)
+"""Factors on each of the prior's two strengths that a client weighs by evidence."""
+
+
+def meta_bayfl(
+    model: Model,
+    *,
+    generator: str = "mixed",
+    rank: int = 2,
+    hash_size: int | None = None,
+    rounds: int = 300,
+    body_lr: float | None = None,
+    hash_lr: float = 3e-2,
+    head_lr: float = 1e-2,
+    beta2: float = 0.99,
+    zero_shot_weight: float = 3.0,
+    samples: int = 20,
+    grid_u: Sequence[float] = GRID,
+    grid_v: Sequence[float] = GRID,
+    seed: int = 0,
+    down: str = "int8",
+    up: str = "int8",
+) -> Algorithm:
+    """A compact strategy from which a client builds a calibrated Bayesian model of its own in milliseconds.
+
+    The features are used as they are, without an activation: a perceptron needs two hidden layers to be more than linear.
+
+    Args:
+        model: classification or regression; its dropout is used in training (0.3 to 0.5 before the last dense layer is the best guard against
+            meta-overfitting).
+        generator: ``full``, ``hashed``, ``separable`` or ``mixed`` (:mod:`metabayfl.generators`).
+        rank: terms of the separable product.
+        hash_size: numbers of the count sketch; None means 5,000 for ``hashed`` and 2,000 for ``mixed``.
+        rounds: length of the training that the rates decay over, linearly in the last 40 %.
+        body_lr: server's Adam rate on ``z`` except its sketch; None means 1e-3 for ``full`` and 5e-3 for ``separable`` and ``mixed``.
+        hash_lr: server's Adam rate on the sketch.
+        head_lr: server's Adam rate on the prior.
+        beta2: decay of Adam's second moment; 0.99 forgets the first, large gradients within a few hundred rounds.
+        zero_shot_weight: ``lambda``.
+        samples: ``S`` posterior samples that split the uncertainty (classification).
+        grid_u: factors on ``kappa`` (classification) or ``Lambda0`` (regression) in the evidence mixture; ``(1.0,)`` twice switches it off.
+        grid_v: factors on ``a`` (classification) or the noise variance (regression).
+        seed: of the body's start and the generator's constants; part of the strategy.
+        down: codec of the strategy (:data:`metabayfl.compression.CODECS`).
+        up: codec of the updates.
+
+    Raises:
+        ConfigError: for an unknown generator or codec, or a number out of range.
+        ModelError: if ``model.dense`` does not fit the body.
+    """
+    _check(rounds=rounds, samples=samples, beta2=1.0 - beta2, grid_u=min(grid_u, default=0.0), grid_v=min(grid_v, default=0.0))
+    _check(head_lr=head_lr, hash_lr=hash_lr, body_lr=1.0 if body_lr is None else body_lr)
+    if zero_shot_weight < 0:
+        raise ConfigError(f"zero_shot_weight {zero_shot_weight}: expected 0 (off) or more.")
+    body = _generator(model, generator, rank, hash_size, seed)
+    head = _head(model, samples)
+    rates = _rates(body, body_lr, hash_lr, head_lr)
+    begin, step = server(adam(rates, b2=beta2, schedule=linear_tail(rounds)))
+    objective = _objective(model, body, head, zero_shot_weight)
+
+    def init(key: Key) -> Tree:
+        return {"z": body.init(random.fold(key, "z")), "head": head.init(random.fold(key, "head"))}
+
+    def adapt(meta: Tree, support: Batch, key: Key) -> Tree:
+        grown = body.body(meta["z"])
+        memory = _memory(model, grown, support, None)
+        return _posterior(head, grown, meta["head"], memory, evidence.grid(grid_u, grid_v, memory["features"]))
+
+    def predict(posterior: Tree, x: Tensor, key: Key) -> Prediction:
+        features = model.features(posterior["body"], x, None)
+        return head.predict(posterior["prior"], posterior["statistics"], posterior["evidence"], features, key)
+
+    return Algorithm(
+        "meta_bayfl", model, init, begin, gradient_client(objective), step, adapt, predict, objective, _codec(down), _codec(up)
+    )
+
+
+def update(model: Model, posterior: Tree, batch: Batch) -> Tree:
+    """The posterior after more samples, exactly as if it had been fitted on all of them at once.
+
+    The new samples' features join the memory, the sufficient statistics add up, and the evidence is weighed anew. Nothing else is needed: neither
+    the strategy nor the old inputs.
+
+    Args:
+        model: the algorithm's model.
+        posterior: from ``adapt`` or an earlier update.
+        batch: new samples ``(N, ...)``.
+    """
+    head = _head(model, 1)  # the number of samples matters in predict alone
+    new = _memory(model, posterior["body"], batch, None)
+    memory = tree.map(lambda old, more: torch.cat([old, more]), posterior["memory"], new)
+    statistics = tree.add(posterior["statistics"], head.statistics(new))
+    weighed = evidence.weigh(head, posterior["prior"], statistics, memory, posterior["evidence"])
+    return {**posterior, "memory": memory, "statistics": statistics, "evidence": weighed}
+
+
+def _posterior(head: Head, body: Tree, prior: Tree, memory: Tree, points: Tree) -> Tree:
+    """All that predictions and later updates need: ``predict`` and :func:`update` see nothing else."""
+    statistics = head.statistics(memory)
+    weighed = evidence.weigh(head, prior, statistics, memory, points)
+    return {"body": body, "prior": prior, "memory": memory, "statistics": statistics, "evidence": weighed}
+
+
+def _memory(model: Model, body: Tree, batch: Batch, key: Key | None) -> Tree:
+    """Features of the real examples. Padding is emptied first: an infinite activation would spoil the weights' gradient even under a mask."""
+    real = (batch.mask > 0).view(-1, *[1] * (batch.x.ndim - 1))
+    return remember(model.features(body, torch.where(real, batch.x, torch.zeros_like(batch.x)), key), batch.y, batch.mask)
+
+
+def _real_first(batch: Batch) -> Batch:
+    """Dropout goes by position in the batch: real examples stand first, so that padding between support and query moves nothing."""
+    return take(batch, torch.argsort(batch.mask, descending=True, stable=True))
+
+
+def _objective(model: Model, generator: Generator, head: Head, zero_shot_weight: float) -> Objective:
+    def objective(meta: Tree, task: Task, key: Key) -> tuple[Tensor, Metrics]:
+        memory = _memory(model, generator.body(meta["z"]), _real_first(everything(task)), random.fold(key, "dropout"))
+        left_out = head.leave_one_out(meta["head"], head.statistics(memory), memory)
+        loss = -masked_mean(left_out, memory["mask"])
+        metrics = {"loss": -left_out.sum().detach(), "examples": examples(everything(task))}
+        if zero_shot_weight == 0:
+            return loss, metrics
+        zero_shot = head.zero_shot(meta["head"], memory)
+        return loss - zero_shot_weight * masked_mean(zero_shot, memory["mask"]), {**metrics, "zero_shot": -zero_shot.sum().detach()}
+
+    return objective
+
+
+def _generator(model: Model, name: str, rank: int, hash_size: int | None, seed: int) -> Generator:
+    if name not in GENERATORS:
+        raise unknown("generator", name, GENERATORS)
+    options: dict[str, Any] = {"rank": rank} if name in ("separable", "mixed") else {}
+    if hash_size is not None and name in ("hashed", "mixed"):
+        options["size"] = hash_size
+    return GENERATORS[name](model, seed=seed, **options)
+
+
+def _head(model: Model, samples: int) -> Head:
+    if model.kind == "regression":
+        return conjugate_regression(model.outputs, model.width)
+    return conjugate_classification(model.outputs, model.width, samples)
+
+
+def _rates(generator: Generator, body_lr: float | None, hash_lr: float, head_lr: float) -> dict[str, Any]:
+    """One Adam rate per block of the strategy."""
+    blocks = generator.init(random.key(0))
+    own = {name: 1e-3 if name == "full" else 5e-3 for name in blocks} if body_lr is None else dict.fromkeys(blocks, body_lr)
+    return {"z": {**own, **({"hash": hash_lr} if "hash" in blocks else {})}, "head": head_lr}
+
+
+def _codec(name: str) -> Any:
+    if name not in CODECS:
+        raise unknown("codec", name, CODECS)
+    return CODECS[name]()
+
+
+def _check(**positive: float) -> None:
+    for name, value in positive.items():
+        if not value > 0:
+            raise ConfigError(f"{name} {value}: expected a number above 0.")

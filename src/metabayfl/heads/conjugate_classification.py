@@ -1,0 +1,172 @@
+"""The conjugate classification head: a Dirichlet-categorical over classes and a normal with learned precisions over each class's features.
+
+One client's model (all parameters but the class means and shares are the strategy's)::
+
+    pi ~ Dir(a)    y ~ Cat(pi)    mu_c ~ N(mu0_c, diag 1/(t kappa_c))    phi | y = c ~ N(mu_c, I/t)
+    log kappa_cj = k + k_M[j] + k_C[c]
+
+With ``n_c`` samples of class ``c`` and ``S_c`` the sum of their features, the posterior is ``kappa' = kappa + n_c``,
+``M_c = (kappa mu0_c + S_c) / kappa'``, ``a' = a + n_c``: no gradient step. Its predictive is the softmax of::
+
+    l_c(phi) = eta log(a'_c / sum a') - 1/2 sum_j [ t (phi_j - M_cj)^2 / (1 + 1/kappa'_cj) + log(1 + 1/kappa'_cj) ]
+
+``eta`` tempers the class shares. See ``docs/strategy.md``. Shapes: ``K`` classes, ``M`` features, ``N`` examples, ``S`` posterior samples.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metabayfl import random
+from metabayfl.heads import evidence as mixture
+from metabayfl.heads.dirichlet import log_dirichlet
+from metabayfl.heads.head import Head
+from metabayfl.types import ClassPrediction, Key, Tree
+from metabayfl.uncertainty import sampled_split
+
+
+def conjugate_classification(classes: int, width: int, samples: int = 20) -> Head:
+    """The head for ``classes`` (K) classes over ``width`` (M) features; ``samples`` (S) posterior samples split the uncertainty."""
+
+    def split(prior: Tree, statistics: Tree, evidence: Tree, features: Tensor, key: Key) -> ClassPrediction:
+        return predict(prior, statistics, evidence, features, key, samples)
+
+    return Head(
+        init=lambda key: init(classes, width),
+        scaled=scaled,
+        statistics=lambda memory: statistics(memory, classes),
+        leave_one_out=_observed_leave_one_out,
+        zero_shot=_observed_zero_shot,
+        predict=split,
+    )
+
+
+def init(classes: int, width: int) -> Tree:
+    """The prior before training: means at 0, kappa = e^1.5, a uniform Dirichlet, t = 1/e."""
+    return {
+        "mu0": torch.zeros(classes, width),
+        "k": torch.tensor(1.5),
+        "k_M": torch.zeros(width),
+        "k_C": torch.zeros(classes),
+        "log_a": torch.zeros(classes),
+        "eta": torch.tensor(1.0),
+        "log_t": torch.tensor(-1.0),
+    }
+
+
+def scaled(prior: Tree, u: Tensor, v: Tensor) -> Tree:
+    """The prior with ``kappa u`` and ``a v``."""
+    return {**prior, "k": prior["k"] + torch.log(u), "log_a": prior["log_a"] + torch.log(v)}
+
+
+def kappa(prior: Tree) -> Tensor:
+    """How many samples the prior mean is worth, per class and feature, ``(K, M)``."""
+    return torch.exp(prior["k"] + prior["k_M"] + prior["k_C"].unsqueeze(-1))
+
+
+def statistics(memory: Tree, classes: int) -> Tree:
+    """``{"count": (K,), "sum": (K, M)}``: samples per class and the sum of their features."""
+    hot = _hot(memory, classes)
+    return {"count": hot.sum(0), "sum": hot.T @ memory["features"]}
+
+
+def no_data(prior: Tree) -> Tree:
+    """The statistics of nobody."""
+    return {"count": torch.zeros_like(prior["log_a"]), "sum": torch.zeros_like(prior["mu0"])}
+
+
+def posterior(prior: Tree, statistics: Tree) -> Tree:
+    """``{"mean": M (K, M), "kappa": kappa' (K, M), "a": a' (K,), "eta": (), "t": ()}``."""
+    strength, count = kappa(prior), statistics["count"]
+    total = strength + count.unsqueeze(-1)
+    mean = (strength * prior["mu0"] + statistics["sum"]) / total
+    return {"mean": mean, "kappa": total, "a": torch.exp(prior["log_a"]) + count, "eta": prior["eta"], "t": torch.exp(prior["log_t"])}
+
+
+def log_probs(posterior: Tree, features: Tensor) -> Tensor:
+    """The posterior predictive ``log p(y = c | phi)``, ``(N, K)``."""
+    return torch.log_softmax(_log_shares(posterior) + _log_density(posterior, features), -1)
+
+
+def zero_shot(prior: Tree, features: Tensor) -> Tensor:
+    """The predictive without any sample and with a flat prior over the classes, ``(N, K)`` log probabilities."""
+    return torch.log_softmax(_log_density(posterior(prior, no_data(prior)), features), -1)
+
+
+def leave_one_out(prior: Tree, statistics: Tree, memory: Tree) -> Tensor:
+    """``log p(y = c | phi_i, all samples but i)`` for all ``i`` at once, ``(N, K)``, in O(N K M).
+
+    Without sample ``i`` only the posterior of its own class changes, so that all other columns are those of the whole posterior.
+    A padded row holds some distribution over the classes, finite and of no meaning.
+    """
+    features, labels = memory["features"], memory["y"]
+    whole = posterior(prior, statistics)
+    hot = _hot(memory, len(prior["log_a"]))
+    others = torch.clamp(statistics["count"] - hot, min=0.0)  # exact, before a small kappa or a is added
+    strength = kappa(prior)
+    total = strength[labels] + torch.gather(others, -1, labels.unsqueeze(-1))
+    mean = ((strength * prior["mu0"])[labels] + (statistics["sum"][labels] - features)) / total
+    own = _log_normal(features, mean, total, whole["t"]).sum(-1, keepdim=True)
+    density = torch.where(hot > 0, own, _log_density(whole, features))
+    return torch.log_softmax(density + prior["eta"] * torch.log(torch.exp(prior["log_a"]) + others), -1)
+
+
+def sample(posterior: Tree, features: Tensor, key: Key) -> Tensor:
+    """Class probabilities under one draw of the class means and shares: ``softmax_c(eta log pi_c - t/2 |phi - mu_c|^2)``, ``(N, K)``."""
+    noise = random.normal(random.fold(key, "means"), tuple(posterior["mean"].shape), posterior["mean"].dtype)
+    means = posterior["mean"] + noise / torch.sqrt(posterior["t"] * posterior["kappa"])
+    shares = log_dirichlet(random.fold(key, "shares"), posterior["a"])
+    centre = means.mean(0)  # any common shift leaves the distances alone, and this one keeps the squares small
+    offset = means - centre
+    distance = (offset**2).sum(-1) - 2.0 * (features - centre) @ offset.T  # |phi|^2 is the same for all classes
+    return torch.softmax(posterior["eta"] * shares - 0.5 * posterior["t"] * distance, -1)
+
+
+def predict(prior: Tree, statistics: Tree, evidence: Tree, features: Tensor, key: Key, samples: int = 20) -> ClassPrediction:
+    """The evidence mixture's closed-form probabilities, with the uncertainty of ``samples`` draws from the same mixture.
+
+    The probabilities are closed-form at every support size: averages of sampled probabilities are under-confident where the support is small,
+    since the closed form also knows what the query's own features say about the draw.
+    """
+    each = mixture.over(evidence, lambda u, v: log_probs(posterior(scaled(prior, u, v), statistics), features))
+    u, v = mixture.draw(evidence, samples, random.fold(key, "grid"))
+    keys = random.keys(random.fold(key, "samples"), samples)
+    drawn = torch.func.vmap(lambda u, v, key: sample(posterior(scaled(prior, u, v), statistics), features, key))(u, v, keys)
+    return sampled_split(mixture.mix_classes(evidence["weight"], each), drawn)
+
+
+def _hot(memory: Tree, classes: int) -> Tensor:
+    """One-hot labels ``(N, K)`` in the type of the features, zero in padded rows."""
+    hit = memory["y"].unsqueeze(-1) == torch.arange(classes, device=memory["y"].device)
+    return (hit & (memory["mask"] > 0).unsqueeze(-1)).to(memory["features"].dtype)
+
+
+def _log_shares(posterior: Tree) -> Tensor:
+    return posterior["eta"] * torch.log(posterior["a"] / posterior["a"].sum())
+
+
+def _log_normal(features: Tensor, mean: Tensor, kappa: Tensor, t: Tensor) -> Tensor:
+    return -0.5 * (t * (features - mean) ** 2 / (1.0 + 1.0 / kappa) + torch.log1p(1.0 / kappa))
+
+
+def _log_density(posterior: Tree, features: Tensor) -> Tensor:
+    """The second term of ``l_c``, ``(N, K)``, as matrix products so that nothing of size N K M is built."""
+    centre = posterior["mean"].mean(0).detach()  # a common shift: it keeps the squares small and changes no value, hence no gradient
+    shifted, mean = features - centre, posterior["mean"] - centre
+    weight = posterior["t"] / (1.0 + 1.0 / posterior["kappa"])
+    squares = (shifted**2) @ weight.T - 2.0 * shifted @ (weight * mean).T + (weight * mean**2).sum(-1)
+    return -0.5 * (squares + torch.log1p(1.0 / posterior["kappa"]).sum(-1))
+
+
+def _observed(log_probs: Tensor, memory: Tree) -> Tensor:
+    picked = torch.gather(log_probs, -1, memory["y"].unsqueeze(-1)).squeeze(-1)
+    return torch.where(memory["mask"] > 0, picked, torch.zeros_like(picked))
+
+
+def _observed_leave_one_out(prior: Tree, statistics: Tree, memory: Tree) -> Tensor:
+    return _observed(leave_one_out(prior, statistics, memory), memory)
+
+
+def _observed_zero_shot(prior: Tree, memory: Tree) -> Tensor:
+    return _observed(zero_shot(prior, memory["features"]), memory)

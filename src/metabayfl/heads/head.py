@@ -1,0 +1,42 @@
+"""What a conjugate head is to an algorithm: a prior that is learned, and a posterior that needs no gradient step.
+
+A *memory* is what a client keeps of its support: ``{"features": (N, M), "y": (N,) or (N, R), "mask": (N,)}``. Padded rows hold zeros, whatever
+stood there. *Statistics* are sums over its rows, so that those of two sets of samples add up exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metabayfl.types import Key, Prediction, Tree
+
+
+class Head(NamedTuple):
+    """Pure functions of one client; a prior and statistics are trees."""
+
+    init: Callable[[Key], Tree]  # the prior before training
+    scaled: Callable[[Tree, Tensor, Tensor], Tree]  # the prior with its two strengths multiplied by u () and v ()
+    statistics: Callable[[Tree], Tree]  # memory -> sums over its rows
+    leave_one_out: Callable[[Tree, Tree, Tree], Tensor]  # prior, statistics, memory -> log p(y_i | x_i, all others) (N,), 0 for padding
+    zero_shot: Callable[[Tree, Tree], Tensor]  # prior, memory -> log p(y_i | x_i) without any support (N,), 0 for padding
+    predict: Callable[[Tree, Tree, Tree, Tensor, Key], Prediction]  # prior, statistics, evidence, features (N, M), key
+
+
+def remember(features: Tensor, y: Tensor, mask: Tensor) -> Tree:
+    """A memory; a padded row becomes zeros, even where it was infinite.
+
+    Args:
+        features: ``(N, M)``.
+        y: ``(N,)`` int64 classes or ``(N, R)`` targets.
+        mask: ``(N,)``.
+    """
+    real = mask > 0
+    return {"features": _only(real.unsqueeze(-1), features), "y": _only(real if y.ndim == 1 else real.unsqueeze(-1), y), "mask": mask}
+
+
+def _only(real: Tensor, values: Tensor) -> Tensor:
+    return torch.where(real, values, torch.zeros_like(values))

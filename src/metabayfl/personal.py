@@ -1,0 +1,159 @@
+"""One client's own model: from the strategy and a few labelled samples to calibrated predictions, in raw units and names.
+
+    model = metabayfl.load("strategy.safetensors").personalize(x, y)
+    prediction = model.predict(new_x)         # probabilities, total = aleatoric + epistemic, accept or refer
+    model = model.update(more_x, more_y)      # the same as personalizing on all samples
+
+Nothing here is trained by more than the strategy's own rule, and nothing leaves the client.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metabayfl import random, tree
+from metabayfl.algorithms import ALGORITHMS
+from metabayfl.artifact import Strategy, load_posterior, load_strategy, save_posterior
+from metabayfl.data.schema import Schema
+from metabayfl.errors import DataError, SchemaError
+from metabayfl.models import build_model
+from metabayfl.types import Algorithm, Batch, ClassPrediction, Key, Model, Prediction, Tree
+
+Array = NDArray[Any]
+FOLDS = 5
+"""The referral threshold is chosen on predictions for support samples that the model was not built from, in so many folds."""
+
+
+@dataclass(frozen=True)
+class PersonalPrediction:
+    """What a client's model says of ``n`` inputs, as NumPy arrays.
+
+    Attributes:
+        label: the most probable class name ``(n,)``, or the mean in the target's unit ``(n, R)``.
+        probabilities: ``(n, K)`` in the order of ``classes``; None in regression.
+        classes: class names, or target names.
+        total: entropy in nats ``(n,)``, or predictive variance in squared units ``(n, R)``.
+        aleatoric: the part that more samples would not remove.
+        epistemic: the part that they would.
+        interval: ``(n, R, 2)`` central 90 % interval in the target's unit; None in classification.
+        refer: ``(n,)`` True where a person should look.
+        threshold: the uncertainty above which a case is referred: nats, or the mean over targets of the standardised predictive variance.
+    """
+
+    label: Array
+    probabilities: Array | None
+    classes: tuple[str, ...]
+    total: Array
+    aleatoric: Array
+    epistemic: Array
+    interval: Array | None
+    refer: Array
+    threshold: float
+
+    @property
+    def referred(self) -> int:
+        """How many cases to refer."""
+        return int(self.refer.sum())
+
+
+@dataclass(frozen=True)
+class PersonalStrategy:
+    """A strategy that can be personalised; :func:`load` makes one."""
+
+    strategy: Strategy
+    algorithm: Algorithm
+    schema: Schema
+
+    def personalize(self, x: Any, y: Any, *, refer_share: float = 0.2, seed: int = 0) -> PersonalModel:
+        """The posterior of one client.
+
+        Args:
+            x: raw inputs as the schema says: a data frame or mapping of columns, or an array ``(n, ...)``.
+            y: raw targets ``(n,)``: class names, or numbers.
+            refer_share: the threshold is set so that this share of cases like the support would be referred.
+            seed: of sampling, where the algorithm samples.
+
+        Raises:
+            SchemaError: if inputs or targets do not fit the schema.
+            DataError: if there is no sample.
+        """
+        batch = encode(self.schema, x, y)
+        key = random.key(seed)
+        posterior = _adapt(self.algorithm, self.strategy.meta, batch, key)
+        threshold = _threshold(self.algorithm, self.strategy.meta, batch, key, refer_share)
+        return PersonalModel(self, posterior, batch, threshold, refer_share, seed)
+
+
+@dataclass(frozen=True)
+class PersonalModel:
+    """One client's posterior; :meth:`update` gives a new one and leaves this as it is."""
+
+    source: PersonalStrategy
+    posterior: Tree
+    support: Batch  # encoded; stays with the client, so that an update is exact for every algorithm
+    threshold: float
+    refer_share: float
+    seed: int
+
+    @property
+    def schema(self) -> Schema:
+        """What inputs must look like."""
+        return self.source.schema
+
+    def predict(self, x: Any, *, threshold: float | None = None) -> PersonalPrediction:
+        """Predict raw inputs ``(n, ...)``; ``threshold`` overrides the one chosen on the support.
+
+        Raises:
+            SchemaError: if inputs do not fit the schema.
+        """
+        encoded = torch.from_numpy(self.schema.encode(x))
+        with torch.no_grad():
+            prediction = self.source.algorithm.predict(self.posterior, encoded, random.fold(random.key(self.seed), "predict"))
+        return _present(self.schema, prediction, self.threshold if threshold is None else threshold)
+
+    def update(self, x: Any, y: Any) -> PersonalModel:
+        """The model with more samples, the same as personalizing on all of them together."""
+        new = encode(self.schema, x, y)
+        both = Batch(*(torch.cat(pair) for pair in zip(self.support, new, strict=True)))
+        algorithm, key = self.source.algorithm, random.key(self.seed)
+        if algorithm.update is not None:
+            with torch.no_grad():
+                posterior = algorithm.update(self.posterior, new)
+        else:
+            posterior = _adapt(algorithm, self.source.strategy.meta, both, key)
+        threshold = _threshold(algorithm, self.source.strategy.meta, both, key, self.refer_share)
+        return dataclasses.replace(self, posterior=posterior, support=both, threshold=threshold)
+
+    def save(self, path: str | Path) -> None:
+        """Write the posterior, with all that predicting and updating need, in one file."""
+        value = {"posterior": self.posterior, "support": self.support._asdict()}
+        about = {"threshold": self.threshold, "refer_share": self.refer_share, "seed": self.seed}
+        save_posterior(path, value, self.source.strategy, about)
+
+
+def load(path: str | Path, model: Model | None = None) -> PersonalStrategy:
+    """The strategy in a file.
+
+    Args:
+        path: written by training, ``strategy.safetensors``.
+        model: needed only for a strategy that was trained on a user's own ``torch.nn.Module``, which no file can hold.
+
+    Raises:
+        ArtifactError: if the file is damaged, altered, of another version, or does not fit its own description.
+    """
+    return _rebuild(load_strategy(path), model)
+
+
+def load_personal(path: str | Path, model: Model | None = None) -> PersonalModel:
+    """The personal model that :meth:`PersonalModel.save` wrote."""
+    value, strategy, about = load_posterior(path)
+    return PersonalModel(
+        _rebuild(strategy, model), value["posterior"], Batch(**value["support"]), about["threshold"], about["refer_share"], about["seed"]
+    )

@@ -1,0 +1,133 @@
+"""The report: one HTML file that needs nothing else, neither a network nor scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from metabayfl import storage
+from metabayfl.errors import ArtifactError
+from metabayfl.report import kept, parts, words
+from metabayfl.report.sections import Study, page_sections
+from metabayfl.report.series import by_mean, series
+from metabayfl.report.svg import Markup, element, escape, join
+from metabayfl.report.table import Column, Table, algorithms, is_regression, quality, table
+from metabayfl.report.tradeoff import size_text
+
+
+def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
+    """Write ``report.html`` from ``summary.json``, ``metrics.jsonl`` and ``figures.json`` of ``directory``.
+
+    Args:
+        directory: what a study wrote.
+        out: the directory to write to; the same if none.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        ArtifactError: if one of the three files is missing or damaged.
+        StorageError: if the report could not be written.
+    """
+    source = Path(directory)
+    summary, figures = storage.read_json(source / "summary.json"), storage.read_json(source / "figures.json")
+    if not isinstance(summary, dict) or not isinstance(figures, dict):
+        raise ArtifactError(f"{source}: summary.json and figures.json should each hold a table: write the study anew.")
+    rows = _rows(source / "metrics.jsonl")
+    target = Path(out if out is not None else source) / "report.html"
+    try:
+        page = report_page(summary, rows, figures)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ArtifactError(
+            f"{source}: summary.json, metrics.jsonl and figures.json do not fit each other ({error!r}): write the study anew."
+        ) from error
+    storage.write_text(target, page)
+    return target
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [storage.parse_json(line) for line in storage.read_text(path).splitlines() if line.strip()]
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not one JSON object a line: {error}") from error
+
+
+def report_page(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figures: Mapping[str, kept.Entries]) -> Markup:
+    """The page as text.
+
+    Args:
+        summary: the content of ``summary.json``: ``algorithms``, and ``title``, ``seeds`` and ``versions`` where given.
+        rows: ``metrics.jsonl``: ``algorithm``, ``seed``, ``round``, ``loss``, and ``validation`` in rounds that looked.
+        figures: ``figures.json``: a list per algorithm with an entry a seed (:mod:`metabayfl.evaluation.pictures`).
+
+    Raises:
+        ArtifactError: if the summary has no algorithms.
+    """
+    found = algorithms(summary)
+    study = Study(summary, rows, figures, series(found), tuple(by_mean(found, "nll")))
+    title = f"{summary.get('title', 'Study')}: personal models for clients never seen before"
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", escape(title)),
+        element("style", _style()),
+    )
+    main = element("main", _header(study, title), _tiles(study), page_sections(study), _footer(study))
+    return Markup(f"<!DOCTYPE html>\n{element('html', head, element('body', main), lang='en')}\n")
+
+
+def _style() -> Markup:
+    return Markup(resources.files("metabayfl.report").joinpath("style.css").read_text(encoding="utf-8"))
+
+
+def _header(study: Study, title: str) -> Markup:
+    seeds = study.summary.get("seeds") or ()
+    held: Mapping[str, Any] = next((entries[0]["clients"] for entries in study.figures.values() if entries), {"id": [], "n": []})
+    facts = [
+        f"{len(study.order)} algorithms",
+        f"{len(seeds)} seeds ({', '.join(str(seed) for seed in seeds)})" if seeds else "",
+        f"{len(held['id'])} held-out clients with {sum(held['n']):,} test samples a seed" if held["id"] else "",
+    ]
+    return element("header", element("h1", escape(title)), parts.paragraph(" · ".join(fact for fact in facts if fact), "facts"))
+
+
+def _tiles(study: Study) -> Markup:
+    found = table(study.summary, quality(study.summary))
+    chosen = ("rmse", "nll", "coverage_90") if is_regression(study.summary) else ("accuracy", "nll", "ece", "auroc_unseen")
+    headings = {
+        "accuracy": "Right most often",
+        "nll": "Least surprised by the truth",
+        "ece": "Most honest confidence",
+        "auroc_unseen": "Best at noticing new classes",
+        "rmse": "Smallest errors",
+        "coverage_90": "Most honest 90 % intervals",
+    }
+    shown = [_tile(study, found, column, headings[column.key]) for column in found.columns if column.key in chosen]
+    return parts.tiles([*shown, *_smallest(study)])
+
+
+def _tile(study: Study, found: Table, column: Column, heading: str) -> Markup:
+    at = found.columns.index(column)
+    winners = [row for row in found.rows if row.cells[at].best] or list(found.rows)[:1]
+    names = ", ".join(row.name for row in winners)
+    return parts.tile(heading, names, f"{column.title.removesuffix(' %')} {winners[0].cells[at].text}", study.looks[winners[0].name])
+
+
+def _smallest(study: Study) -> list[Markup]:
+    """The algorithm that sends least, of those that send anything."""
+    sizes = {name: (entry["mean"].get("bytes_up") or 0) + (entry["mean"].get("bytes_down") or 0) for name, entry in algorithms(study.summary).items()}
+    sending = {name: size for name, size in sizes.items() if size > 0}
+    if not sending:
+        return []
+    name = min(sending, key=lambda one: sending[one])
+    return [parts.tile("Smallest messages", name, f"{size_text(sending[name])} a round", study.looks[name])]
+
+
+def _footer(study: Study) -> Markup:
+    versions = study.summary.get("versions") or {}
+    said = " · ".join(f"{name} {version}" for name, version in versions.items())
+    return element("footer", join([parts.paragraph(words.METHOD), parts.paragraph(said)]))
