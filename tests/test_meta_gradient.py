@@ -104,6 +104,7 @@ def test_sweep_equals_autograd_through_the_unrolled_loop(nu: int, decay: float) 
         assert float(found.loss) == pytest.approx(float(loss), rel=1e-14)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, at the first use of forward mode
 def test_forward_mode_gives_the_same_hessian_product() -> None:
     inner, outer, start = smooth_problem(4, dropout=0.3)
 

@@ -167,10 +167,11 @@ def _stored(strategy: Strategy) -> tuple[Tree, dict[str, Any]]:
 
 def _encoded(meta: Tree) -> Tree:
     """Codes and scales of the float32 leaves under one path each; other leaves as they are."""
-    pairs = {path: quantise(leaf, _LEVELS, None) for path, leaf in tree.flatten(meta).items() if leaf.dtype == torch.float32}
-    paths = tree.paths(meta)
-    codes = tree.map(lambda leaf: pairs[path][0] if (path := next(paths)) in pairs else leaf, meta)
-    return {"meta": codes, "scale": tree.unflatten({path: scale for path, (_, scale) in pairs.items()})}
+    floats = {path: leaf for path, leaf in tree.flatten(meta).items() if leaf.dtype == torch.float32}
+    codes, scales = quantise(list(floats.values()), _LEVELS, None)
+    coded, paths = dict(zip(floats, codes, strict=True)), tree.paths(meta)
+    stored = tree.map(lambda leaf: coded[path] if (path := next(paths)) in coded else leaf, meta)
+    return {"meta": stored, "scale": tree.unflatten(dict(zip(floats, scales, strict=True)))}
 
 
 def _decoded(meta: Tree, scale: Tree, where: str) -> Tree:

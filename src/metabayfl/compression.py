@@ -19,88 +19,109 @@ from metabayfl import random, tree, wire
 from metabayfl.errors import ArtifactError
 from metabayfl.types import Codec, Key, Tree
 
-LARGEST = 3e38
+LARGEST = 2.0**127
 """No number beyond it travels through a lossy codec: its rounded value could be infinite in float32."""
 
 _TINY = torch.finfo(torch.float32).tiny
 
 
 class _Form(NamedTuple):
-    """One leaf on the wire; ``size`` and ``unpack`` take a leaf of the template for its shape and type."""
+    """Floating-point leaves on the wire. All leaves are rounded in one go: many small operations cost more than the arithmetic."""
 
-    size: Callable[[Tensor], int]
-    rounded: Callable[[Tensor, Key | None], Tensor]
-    pack: Callable[[Tensor, Key | None], bytes]
-    unpack: Callable[[bytes, Tensor], Tensor]
+    rounded: Callable[[list[Tensor], Key | None], list[Tensor]]
+    pack: Callable[[list[Tensor], Key | None], list[bytes]]
+    size: Callable[[Tensor], int]  # bytes of a leaf like this one
+    unpack: Callable[[bytes, Tensor], Tensor]  # the second argument is a leaf of the template
 
 
 _RAW = _Form(
+    rounded=lambda leaves, key: leaves,
+    pack=lambda leaves, key: [wire.raw_bytes(leaf) for leaf in leaves],
     size=lambda like: like.numel() * like.element_size(),
-    rounded=lambda leaf, key: leaf,
-    pack=lambda leaf, key: wire.raw_bytes(leaf),
     unpack=wire.from_raw,
 )
 
 
-def _working(leaf: Tensor) -> Tensor:
-    """Half precision is computed in single precision."""
-    return leaf if leaf.dtype == torch.float64 else leaf.to(torch.float32)
+def _flat(leaves: list[Tensor]) -> Tensor:
+    """All numbers in a row; half precision is computed in single precision."""
+    double = any(leaf.dtype == torch.float64 for leaf in leaves)
+    return torch.cat([leaf.flatten().to(torch.float64 if double else torch.float32) for leaf in leaves])
 
 
-def _scale(leaf: Tensor, levels: int) -> Tensor:
-    """``max|x| / levels`` in float32, rounded up to 16 significant bits, shape ``()``.
+def _split(flat: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    """The inverse of :func:`_flat` as to shapes; types stay."""
+    return [part.view(leaf.shape) for part, leaf in zip(flat.split_with_sizes([leaf.numel() for leaf in leaves]), leaves, strict=True)]
+
+
+def _typed(values: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
+    return [value.to(leaf.dtype) for value, leaf in zip(values, leaves, strict=True)]
+
+
+def _scales(leaves: list[Tensor], levels: int) -> Tensor:
+    """``max|x| / levels`` of each leaf in float32, rounded up to 16 significant bits, shape ``(L,)``.
 
     With so short a scale every ``code * scale`` is exact in float32. Hence decoding gives the same bits everywhere, and what was rounded to the
     nearest level once stays as it is when it is rounded again. Below the smallest normal number the scale is 0, and so is every value.
     """
-    largest = leaf.abs().amax() if leaf.numel() else leaf.new_zeros(())
-    bits = (largest.to(torch.float32) / levels).view(torch.int32)
-    scale = ((bits + 0xFF) & ~0xFF).view(torch.float32)
-    return torch.where(scale < _TINY, torch.zeros_like(scale), scale)
+    largest = torch.stack([(leaf.abs().amax() if leaf.numel() else leaf.new_zeros(())).to(torch.float32) for leaf in leaves])
+    scales = (((largest / levels).view(torch.int32) + 0xFF) & ~0xFF).view(torch.float32)
+    return torch.where(scales < _TINY, torch.zeros_like(scales), scales)
 
 
-def quantise(leaf: Tensor, levels: int, key: Key | None) -> tuple[Tensor, Tensor]:
-    """Integer codes and their scale, so that ``leaf ≈ codes * scale``.
-
-    Args:
-        leaf: floating-point numbers of any shape.
-        levels: the largest code, 127 for eight bits and 7 for four.
-        key: None rounds to nearest; a key rounds up with the probability of the fraction, which is unbiased (QSGD, Alistarh et al. 2017,
-            section 3.1, with the maximum in place of the norm).
-
-    Returns:
-        ``codes`` int8 in the shape of ``leaf``, ``scale`` float32 of shape ``()``.
-
-    Example:
-        >>> codes, scale = quantise(torch.tensor([-1.27, 0.5, 0.004]), 127, None)
-        >>> codes.tolist(), round(float(scale), 6)
-        ([-127, 50, 0], 0.01)
-    """
-    numbers, scale = _working(leaf), _scale(leaf, levels)
+def _codes(leaves: list[Tensor], levels: int, key: Key | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes ``(P,)`` int8 of all numbers in a row, the scales ``(L,)``, and each number's own scale ``(P,)``."""
+    numbers, scales = _flat(leaves), _scales(leaves, levels)
+    sizes = torch.tensor([leaf.numel() for leaf in leaves], device=numbers.device)
+    scale = scales[torch.repeat_interleave(sizes, output_size=len(numbers))]
     ratio = numbers / torch.where(scale > 0, scale, torch.ones_like(scale)).to(numbers.dtype)
     if key is None:
         codes = torch.round(ratio)
     else:
         below = torch.floor(ratio)
-        codes = below + (random.uniform(key, tuple(leaf.shape), numbers.dtype) < ratio - below)
-    return (torch.clamp(codes, -levels, levels) * (scale > 0)).to(torch.int8), scale
+        codes = below + (random.uniform(key, tuple(numbers.shape), numbers.dtype) < ratio - below)
+    return (torch.clamp(codes, -levels, levels) * (scale > 0)).to(torch.int8), scales, scale
+
+
+def quantise(leaves: list[Tensor], levels: int, key: Key | None) -> tuple[list[Tensor], Tensor]:
+    """Integer codes and a scale for each leaf, so that ``leaf ≈ codes * scale``.
+
+    Args:
+        leaves: ``L`` tensors of floating-point numbers, of any shape.
+        levels: the largest code, 127 for eight bits and 7 for four.
+        key: None rounds to nearest; a key rounds up with the probability of the fraction, which is unbiased (QSGD, Alistarh et al. 2017,
+            section 3.1, with the maximum in place of the norm).
+
+    Returns:
+        Codes int8 in the shapes of ``leaves``, scales float32 ``(L,)``.
+
+    Example:
+        >>> codes, scales = quantise([torch.tensor([-1.27, 0.5, 0.004])], 127, None)
+        >>> codes[0].tolist(), round(float(scales[0]), 6)
+        ([-127, 50, 0], 0.01)
+    """
+    if not leaves:
+        return [], torch.zeros(0)
+    codes, scales, _ = _codes(leaves, levels, key)
+    return _split(codes, leaves), scales
 
 
 def restore(codes: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """``codes * scale`` in ``dtype``: the inverse of :func:`quantise` up to the rounding."""
-    working = torch.float64 if dtype == torch.float64 else torch.float32
-    return (codes.to(working) * scale.to(working)).to(dtype)
+    return (codes.to(torch.float32) * scale).to(dtype)
 
 
 def _scaled(levels: int) -> _Form:
     base = 2 * levels + 1
 
-    def rounded(leaf: Tensor, key: Key | None) -> Tensor:
-        return restore(*quantise(leaf, levels, key), leaf.dtype)
+    def rounded(leaves: list[Tensor], key: Key | None) -> list[Tensor]:
+        if not leaves:
+            return []
+        codes, _, scale = _codes(leaves, levels, key)
+        return _typed(_split(restore(codes, scale), leaves), leaves)
 
-    def pack(leaf: Tensor, key: Key | None) -> bytes:
-        codes, scale = quantise(leaf, levels, key)
-        return wire.raw_bytes(scale) + wire.pack(codes, base)
+    def pack(leaves: list[Tensor], key: Key | None) -> list[bytes]:
+        codes, scales = quantise(leaves, levels, key)
+        return [wire.raw_bytes(scale) + wire.pack(code, base) for code, scale in zip(codes, scales, strict=True)]
 
     def unpack(data: bytes, like: Tensor) -> Tensor:
         scale = wire.from_raw(data[:4], torch.empty((), dtype=torch.float32))
@@ -109,15 +130,18 @@ def _scaled(levels: int) -> _Form:
         codes = torch.from_numpy(wire.unpack(data[4:], base, like.numel()).astype(np.int8)).view(like.shape)
         return restore(codes, scale, like.dtype).to(like.device)
 
-    return _Form(lambda like: 4 + wire.packed_bytes(like.numel(), base), rounded, pack, unpack)
+    return _Form(rounded, pack, lambda like: 4 + wire.packed_bytes(like.numel(), base), unpack)
 
 
-def _brain(leaf: Tensor, key: Key | None) -> Tensor:
+def _brain(leaves: list[Tensor], key: Key | None) -> list[Tensor]:
     """The nearest bfloat16, or with a key one of its two neighbours: 16 random bits are added before the low 16 are cut off."""
-    if key is None:
-        return leaf.to(torch.bfloat16)
-    noise = (random.bits(key, tuple(leaf.shape)) & 0xFFFF).to(torch.int32)
-    return ((leaf.to(torch.float32).view(torch.int32) + noise) & ~0xFFFF).view(torch.float32).to(torch.bfloat16)
+    if not leaves:
+        return []
+    numbers = _flat(leaves).to(torch.float32)
+    if key is not None:
+        noise = (random.bits(key, tuple(numbers.shape)) & 0xFFFF).to(torch.int32)
+        numbers = ((numbers.view(torch.int32) + noise) & ~0xFFFF).view(torch.float32)
+    return _split(numbers.to(torch.bfloat16), leaves)
 
 
 def _unpack_brain(data: bytes, like: Tensor) -> Tensor:
@@ -128,9 +152,9 @@ def _unpack_brain(data: bytes, like: Tensor) -> Tensor:
 
 
 _BRAIN = _Form(
+    rounded=lambda leaves, key: _typed(_brain(leaves, key), leaves),
+    pack=lambda leaves, key: [wire.raw_bytes(leaf) for leaf in _brain(leaves, key)],
     size=lambda like: 2 * like.numel(),
-    rounded=lambda leaf, key: _brain(leaf, key).to(leaf.dtype),
-    pack=lambda leaf, key: wire.raw_bytes(_brain(leaf, key)),
     unpack=_unpack_brain,
 )
 
@@ -146,30 +170,30 @@ def _codec(number: int, name: str, form: _Form) -> Codec:
     def chosen(leaf: Tensor) -> _Form:
         return form if leaf.is_floating_point() else _RAW
 
-    def key_of(path: str, key: Key | None) -> Key | None:
-        return None if key is None else random.fold(key, path)
+    def floating(value: Tree) -> dict[str, Tensor]:
+        return {path: leaf for path, leaf in wire.ordered(value).items() if leaf.is_floating_point()}
 
     def round_trip(value: Tree, key: Key | None) -> Tree:
-        paths = tree.paths(value)
-        return tree.map(lambda leaf: chosen(leaf).rounded(leaf, key_of(next(paths), key)), value)
+        leaves, paths = floating(value), tree.paths(value)
+        seen = dict(zip(leaves, form.rounded(list(leaves.values()), key), strict=True))
+        return tree.map(lambda leaf: seen[path] if (path := next(paths)) in seen else leaf, value)
 
     def encode(value: Tree, key: Key | None) -> bytes:
-        parts: list[bytes] = []
-        for path, leaf in wire.ordered(value).items():
-            if chosen(leaf) is not _RAW:
+        leaves = floating(value)
+        for path, leaf in leaves.items():
+            if form is not _RAW:
                 _require_finite(path, leaf)
-            parts.append(chosen(leaf).pack(leaf, key_of(path, key)))
-        return wire.seal(number, value, b"".join(parts))
+        packed = dict(zip(leaves, form.pack(list(leaves.values()), key), strict=True))
+        payload = b"".join(packed[path] if path in packed else wire.raw_bytes(leaf) for path, leaf in wire.ordered(value).items())
+        return wire.seal(number, value, payload)
 
     def decode(data: bytes, template: Tree) -> Tree:
         leaves = wire.ordered(template)
         sizes = [chosen(leaf).size(leaf) for leaf in leaves.values()]
-        payload = wire.unseal(data, number, template, sum(sizes))
+        rest = memoryview(wire.unseal(data, number, template, sum(sizes)))
         found: dict[str, Tensor] = {}
-        start = 0
         for (path, leaf), size in zip(leaves.items(), sizes, strict=True):
-            found[path] = chosen(leaf).unpack(payload[start : start + size], leaf)
-            start += size
+            found[path], rest = chosen(leaf).unpack(bytes(rest[:size]), leaf), rest[size:]
         paths = tree.paths(template)
         return tree.map(lambda leaf: found[next(paths)], template)
 

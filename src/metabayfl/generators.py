@@ -4,7 +4,8 @@
 that they cost no bytes, and ``z = 0`` gives ``theta0``. ``theta`` depends on ``z`` alone: under ``vmap`` over clients it is computed once and stays
 unbatched, so that a cohort's body runs as one ordinary large batch.
 
-The blocks of ``z`` have names, for the server to give each its own rate: ``full``, ``free``, ``space``, ``channel``, ``input``, ``feature``, ``hash``.
+The blocks of ``z`` have names, for the server to give each its own rate: ``full``, ``free``, ``space``, ``channel``, ``input``, ``feature`` and
+``hash``.
 """
 
 from __future__ import annotations

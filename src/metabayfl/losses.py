@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from scipy import special
 from torch import Tensor
 
 from metabayfl.types import Batch, ClassPrediction, Kind, Likelihood, RegressionPrediction
@@ -95,7 +97,15 @@ def student_t_log_density(y: Tensor, prediction: RegressionPrediction) -> Tensor
     z = (y - prediction.mean) / prediction.scale
     finite = torch.isfinite(prediction.dof)
     dof = torch.where(finite, prediction.dof, torch.ones_like(prediction.dof))
-    norm = torch.lgamma((dof + 1) / 2) - torch.lgamma(dof / 2) - 0.5 * torch.log(dof * math.pi)
+    half = dof.double() / 2  # a difference of log gammas: float32 is off by 0.004 nats at 1e5 degrees of freedom
+    norm = (torch.lgamma(half + 0.5) - torch.lgamma(half) - 0.5 * torch.log(half * 2 * math.pi)).to(z.dtype)
     student = norm - (dof + 1) / 2 * torch.log1p(z**2 / dof)
     gauss = -0.5 * z**2 - 0.5 * math.log(2 * math.pi)
     return torch.where(finite, student, gauss) - torch.log(prediction.scale)
+
+
+def student_t_half_width(scale: Tensor, dof: Tensor, level: float) -> Tensor:
+    """Half the width of the central interval that holds ``level`` of the probability; the Gaussian's where ``dof`` is infinite."""
+    quantile = special.stdtrit(dof.double().numpy(), 0.5 + level / 2)
+    gauss = special.ndtri(0.5 + level / 2)
+    return scale * torch.from_numpy(np.where(np.isfinite(dof.numpy()), quantile, gauss)).to(scale.dtype)

@@ -36,7 +36,7 @@ def constant(step: Tensor) -> float:
 
 
 def linear_tail(rounds: int, share: float = 0.4) -> Schedule:
-    """1 until the last ``share`` of ``rounds``, then straight down to ``1 / (share * rounds)`` in the last round.
+    """1 until the last ``share`` of ``rounds``, then straight down to ``1 / (share * rounds)`` in the last round and after it.
 
     Example:
         >>> schedule = linear_tail(10, 0.4)
@@ -44,12 +44,13 @@ def linear_tail(rounds: int, share: float = 0.4) -> Schedule:
         [1.0, 1.0, 1.0, 0.25]
     """
     length = max(share * rounds, 1.0)
-    return lambda step: torch.clamp((rounds - step) / length, max=1.0)
+    return lambda step: torch.clamp((rounds - step.double()) / length, min=1.0 / length, max=1.0)
 
 
 def _rates(gradient: Tree, rate: Rate, factor: Tensor | float) -> Tree:
     """A tree of scalar rates in the structure of ``gradient``."""
     if not isinstance(rate, Mapping):
+        factor = factor.double() if isinstance(factor, Tensor) else factor
         return tree.map(lambda leaf: torch.as_tensor(rate * factor, dtype=leaf.dtype, device=leaf.device), gradient)
     blocks = {name: block if isinstance(block, dict) else {"": block} for name, block in gradient.items()}
     scaled = {name: _rates(block, rate[name], factor) for name, block in blocks.items()}
@@ -88,8 +89,8 @@ def adam(rate: Rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, sche
         count = state["count"] + 1
         m = tree.map(lambda old, g: b1 * old + (1 - b1) * g, state["m"], gradient)
         v = tree.map(lambda old, g: b2 * old + (1 - b2) * g**2, state["v"], gradient)
-        fix_m, fix_v = 1 - b1**count, 1 - b2**count
-        direction = tree.map(lambda m_, v_: (m_ / fix_m) / (torch.sqrt(v_ / fix_v) + eps), m, v)
+        fix_m, fix_v = 1 - b1 ** count.double(), 1 - b2 ** count.double()  # in float32 1 - 0.999 is off by 1e-5
+        direction = tree.map(lambda m_, v_: (m_ / fix_m.to(m_.dtype)) / (torch.sqrt(v_ / fix_v.to(v_.dtype)) + eps), m, v)
         step = tree.map(torch.mul, direction, _rates(gradient, rate, schedule(state["count"])))
         return step, {"count": count, "m": m, "v": v}
 

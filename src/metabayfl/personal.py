@@ -10,6 +10,7 @@ Nothing here is trained by more than the strategy's own rule, and nothing leaves
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from metabayfl import random, tree
+from metabayfl import random, tree_file
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.artifact import Strategy, load_posterior, load_strategy, save_posterior
 from metabayfl.data.schema import Schema
-from metabayfl.errors import DataError, SchemaError
+from metabayfl.errors import ArtifactError, ConfigError, DataError, ModelError, SchemaError
+from metabayfl.losses import student_t_half_width
 from metabayfl.models import build_model
 from metabayfl.types import Algorithm, Batch, ClassPrediction, Key, Model, Prediction, Tree
+from metabayfl.uncertainty import refer, threshold_for_share
 
 Array = NDArray[Any]
+_ABOUT = ("threshold", "refer_share", "seed")
+
 FOLDS = 5
 """The referral threshold is chosen on predictions for support samples that the model was not built from, in so many folds."""
 
@@ -134,8 +140,7 @@ class PersonalModel:
     def save(self, path: str | Path) -> None:
         """Write the posterior, with all that predicting and updating need, in one file."""
         value = {"posterior": self.posterior, "support": self.support._asdict()}
-        about = {"threshold": self.threshold, "refer_share": self.refer_share, "seed": self.seed}
-        save_posterior(path, value, self.source.strategy, about)
+        save_posterior(path, value, self.source.strategy, {name: getattr(self, name) for name in _ABOUT})
 
 
 def load(path: str | Path, model: Model | None = None) -> PersonalStrategy:
@@ -148,12 +153,92 @@ def load(path: str | Path, model: Model | None = None) -> PersonalStrategy:
     Raises:
         ArtifactError: if the file is damaged, altered, of another version, or does not fit its own description.
     """
-    return _rebuild(load_strategy(path), model)
+    return rebuild(load_strategy(path), model, str(path))
 
 
 def load_personal(path: str | Path, model: Model | None = None) -> PersonalModel:
-    """The personal model that :meth:`PersonalModel.save` wrote."""
+    """The personal model that :meth:`PersonalModel.save` wrote.
+
+    Raises:
+        ArtifactError: as :func:`load`.
+    """
     value, strategy, about = load_posterior(path)
-    return PersonalModel(
-        _rebuild(strategy, model), value["posterior"], Batch(**value["support"]), about["threshold"], about["refer_share"], about["seed"]
-    )
+    support = value.get("support", {})
+    if value.keys() != {"posterior", "support"} or support.keys() != set(Batch._fields) or about.keys() != set(_ABOUT):
+        raise ArtifactError(f"{path} is a posterior without its support or threshold: save it with PersonalModel.save")
+    return PersonalModel(rebuild(strategy, model, str(path)), value["posterior"], Batch(**support), **about)
+
+
+def rebuild(strategy: Strategy, model: Model | None = None, where: str = "the strategy") -> PersonalStrategy:
+    """The algorithm and the schema that a strategy's specification describes, around its numbers.
+
+    Raises:
+        ArtifactError: if the specification names what this library lacks, or the numbers do not fit it.
+    """
+    try:
+        schema = Schema.from_json(strategy.schema)
+        network = model or _network(strategy.spec["model"], schema)
+        algorithm = ALGORITHMS[strategy.spec["algorithm"]](network, **strategy.spec["arguments"])
+    except (KeyError, TypeError, SchemaError, ConfigError, ModelError) as error:
+        raise ArtifactError(f"{where} has a specification that this library cannot rebuild ({error}): was it written by another version?") from error
+    tree_file.fit(strategy.meta, algorithm.init(random.key(0)), where)
+    return PersonalStrategy(strategy, algorithm, schema)
+
+
+def _network(table: dict[str, Any], schema: Schema) -> Model:
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items() if key != "name"}
+    return build_model(table["name"], schema.input_shape, schema.outputs, schema.kind, **options)
+
+
+def encode(schema: Schema, x: Any, y: Any) -> Batch:
+    """Raw samples as a batch without padding.
+
+    Raises:
+        SchemaError: if they do not fit the schema or each other.
+        DataError: if there is none.
+    """
+    inputs, targets = schema.encode(x), schema.encode_targets(y)
+    if len(inputs) != len(targets):
+        raise SchemaError(f"{len(inputs)} inputs with {len(targets)} targets: give one target for each input")
+    if not len(inputs):
+        raise DataError("no sample to personalise on: give at least one labelled sample")
+    return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), torch.ones(len(targets)))
+
+
+def _adapt(algorithm: Algorithm, meta: Tree, batch: Batch, key: Key) -> Tree:
+    with torch.no_grad():
+        return algorithm.adapt(algorithm.down.round_trip(meta, None), batch, random.fold(key, "adapt"))
+
+
+def _threshold(algorithm: Algorithm, meta: Tree, batch: Batch, key: Key, share: float) -> float:
+    """The uncertainty that ``share`` of the support exceeds when each fold is predicted from the others; with one sample nothing is referred."""
+    count = len(batch.mask)
+    if count < 2:
+        return math.inf
+    fold_of = random.permutation(random.fold(key, "folds"), batch.mask) % min(FOLDS, count)
+    scores = torch.empty(count)
+    for fold in range(min(FOLDS, count)):
+        out = fold_of == fold
+        posterior = _adapt(algorithm, meta, Batch(batch.x[~out], batch.y[~out], batch.mask[~out]), key)
+        with torch.no_grad():
+            scores[out] = _score(algorithm.predict(posterior, batch.x[out], random.fold(key, "predict")))
+    return threshold_for_share(scores, share)
+
+
+def _score(prediction: Prediction) -> Tensor:
+    """What the threshold is compared with: total uncertainty, ``(n,)``."""
+    return prediction.total if isinstance(prediction, ClassPrediction) else prediction.total.mean(-1)
+
+
+def _present(schema: Schema, prediction: Prediction, threshold: float) -> PersonalPrediction:
+    refused = refer(_score(prediction), threshold).numpy()
+    if isinstance(prediction, ClassPrediction):
+        label = schema.decode_targets(prediction.probs.argmax(-1).numpy())
+        probs, total, aleatoric, epistemic = (part.numpy() for part in prediction)
+        return PersonalPrediction(label, probs, schema.classes, total, aleatoric, epistemic, None, refused, threshold)
+    unit = np.asarray(schema.target_scale)
+    mean = schema.decode_targets(prediction.mean.numpy())
+    half = student_t_half_width(prediction.scale, prediction.dof, 0.9).numpy() * unit
+    total, aleatoric, epistemic = (part.numpy() * unit**2 for part in (prediction.total, prediction.aleatoric, prediction.epistemic))
+    interval = np.stack([mean - half, mean + half], -1)
+    return PersonalPrediction(mean, None, schema.targets, total, aleatoric, epistemic, interval, refused, threshold)

@@ -24,6 +24,7 @@ _REMEDIES = {
     errno.EACCES: "choose a folder that you may write to, or ask for permission",
     errno.EPERM: "choose a folder that you may write to, or ask for permission",
     errno.EROFS: "that file system is read-only: choose another folder",
+    errno.EEXIST: "a part of that path is a file: choose another folder",
     errno.ENOTDIR: "a part of that path is a file: choose another folder",
     errno.EISDIR: "that path is a folder: name a file in it",
     errno.ENAMETOOLONG: "choose a shorter name",

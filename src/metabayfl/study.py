@@ -11,14 +11,14 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy
 import torch
 
-import metabayfl
-from metabayfl import random, storage
+from metabayfl import personal, random, storage
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.artifact import Strategy
 from metabayfl.config import Config, builder_options, check_algorithm, train_options
@@ -28,10 +28,10 @@ from metabayfl.engine import job
 from metabayfl.engine.memory import peak_memory_mb, reset_peak
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.rounds import RoundInfo, TrainState
-from metabayfl.errors import ConfigError
-from metabayfl.evaluation import evaluate, over_seeds, summarise, timings
+from metabayfl.errors import ConfigError, SchemaError
+from metabayfl.evaluation import evaluate, over_seeds, payload, summarise, timings
 from metabayfl.models import build_model
-from metabayfl.report import payload, write_report
+from metabayfl.report import write_report
 from metabayfl.types import Algorithm, Model
 
 
@@ -100,9 +100,8 @@ def prepare(config: Config, name: str, seed: int, federation: Federation, out: P
 def model_for(table: dict[str, Any], federation: Federation) -> Model:
     """The model that a config's ``[model]`` table names, in the shape of the data."""
     schema = federation.schema
-    outputs = len(schema.classes) if schema.kind == "classification" else len(schema.targets)
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items() if key != "name"}
-    return build_model(table["name"], schema.input_shape, outputs, schema.kind, **options)
+    return build_model(table["name"], schema.input_shape, schema.outputs, schema.kind, **options)
 
 
 def identity(run: Run) -> str:
@@ -119,7 +118,7 @@ def identity(run: Run) -> str:
 
 def versions() -> dict[str, str]:
     """What the numbers depend on beside the config."""
-    return {"metabayfl": metabayfl.__version__, "torch": torch.__version__, "numpy": numpy.__version__, "python": platform.python_version()}
+    return {"metabayfl": version("metabayfl"), "torch": torch.__version__, "numpy": numpy.__version__, "python": platform.python_version()}
 
 
 def _train_and_score(run: Run) -> Iterator[Event]:
@@ -179,6 +178,7 @@ def strategy(run: Run, state: TrainState) -> Strategy:
             "versions": versions(),
         },
         figures={"validation_loss": state.best_loss} if state.best_round and state.best_loss != float("inf") else {},
+        codec=run.algorithm.down.name,
     )
 
 
@@ -204,3 +204,27 @@ def write_outputs(config: Config, algorithms: tuple[str, ...], seeds: tuple[int,
     storage.write_json(out / "figures.json", {name: [one["kept"] for one in results] for name, results in kept.items()})
     storage.write_json(out / "summary.json", summary)
     write_report(out)
+
+
+def evaluate_strategy(
+    path: Path, config: Config, supports: tuple[int, ...] | None, seed: int | None, out: Path
+) -> dict[str, dict[str, float | None]]:
+    """Judge a saved strategy on the held-out clients of a config; writes ``out/evaluation.json`` and returns its figures by support size.
+
+    Raises:
+        SchemaError: if the config's data are encoded differently from those that the strategy was trained on.
+    """
+    loaded = personal.load(path)
+    own = int(loaded.strategy.provenance.get("seed", 0)) if seed is None else seed
+    federation = build_federation(config.data, own)
+    if federation.schema != loaded.schema:
+        raise SchemaError(f"{path} was trained on other inputs, or another split, than {config.name!r} has at seed {own}: give its config and --seed")
+    key = random.fold(random.key(own), "heldout")
+    figures = {
+        "all" if size is None else str(size): summarise(
+            evaluate(loaded.algorithm, loaded.strategy.meta, federation.heldout, federation.schema, key, support=size)
+        )
+        for size in (supports or (None,))
+    }
+    storage.write_json(out / "evaluation.json", {"strategy": str(path), "config": config.name, "seed": own, "support": figures})
+    return figures

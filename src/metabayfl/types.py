@@ -145,3 +145,4 @@ class Algorithm(NamedTuple):
     down: Codec  # how the strategy travels to clients
     up: Codec  # how updates travel back
     federated: bool = True  # False: nothing is communicated, no round is run (local only)
+    update: Callable[[Tree, Batch], Tree] | None = None  # posterior, more samples -> the posterior of all, exactly; None: adapt again

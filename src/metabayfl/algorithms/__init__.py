@@ -10,6 +10,7 @@ from metabayfl.algorithms.fedprox import fedprox
 from metabayfl.algorithms.fine_tuning import fedavg_ft, fedavg_head_ft
 from metabayfl.algorithms.local import local
 from metabayfl.algorithms.maml import maml
+from metabayfl.algorithms.meta_bayfl import meta_bayfl
 from metabayfl.algorithms.meta_sgd import meta_sgd
 from metabayfl.algorithms.per_fedavg import per_fedavg
 from metabayfl.algorithms.reptile import reptile
@@ -26,6 +27,7 @@ ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
     "fedavg_head_ft": fedavg_head_ft,
     "maml": maml,
     "meta_sgd": meta_sgd,
+    "meta_bayfl": meta_bayfl,
     "per_fedavg": per_fedavg,
     "reptile": reptile,
 }

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from metabayfl import random, tree
+from metabayfl.algorithms.local_training import require
 from metabayfl.batches import everything, examples, take
 from metabayfl.compression import CODECS
-from metabayfl.errors import ConfigError, unknown
+from metabayfl.errors import unknown
 from metabayfl.generators import GENERATORS, Generator
 from metabayfl.heads import Head, conjugate_classification, conjugate_regression, evidence, remember
 from metabayfl.losses import masked_mean
@@ -79,10 +80,14 @@ def meta_bayfl(
         ConfigError: for an unknown generator or codec, or a number out of range.
         ModelError: if ``model.dense`` does not fit the body.
     """
-    _check(rounds=rounds, samples=samples, beta2=1.0 - beta2, grid_u=min(grid_u, default=0.0), grid_v=min(grid_v, default=0.0))
-    _check(head_lr=head_lr, hash_lr=hash_lr, body_lr=1.0 if body_lr is None else body_lr)
-    if zero_shot_weight < 0:
-        raise ConfigError(f"zero_shot_weight {zero_shot_weight}: expected 0 (off) or more.")
+    require("rounds", rounds, least=1)
+    require("samples", samples, least=1)
+    require("zero_shot_weight", zero_shot_weight, least=0)
+    require("beta2", beta2, least=0, below=1)
+    for name, rate in {"head_lr": head_lr, "hash_lr": hash_lr, "body_lr": 1.0 if body_lr is None else body_lr}.items():
+        require(name, rate, above=0)
+    for name, factors in {"grid_u": grid_u, "grid_v": grid_v}.items():
+        require(f"the least of {name}", min(factors, default=0.0), above=0)
     body = _generator(model, generator, rank, hash_size, seed)
     head = _head(model, samples)
     rates = _rates(body, body_lr, hash_lr, head_lr)
@@ -101,9 +106,11 @@ def meta_bayfl(
         features = model.features(posterior["body"], x, None)
         return head.predict(posterior["prior"], posterior["statistics"], posterior["evidence"], features, key)
 
-    return Algorithm(
-        "meta_bayfl", model, init, begin, gradient_client(objective), step, adapt, predict, objective, _codec(down), _codec(up)
-    )
+    def grow(posterior: Tree, batch: Batch) -> Tree:
+        return update(model, posterior, batch)
+
+    client, codecs = gradient_client(objective), (_codec(down), _codec(up))
+    return Algorithm("meta_bayfl", model, init, begin, client, step, adapt, predict, objective, *codecs, update=grow)
 
 
 def update(model: Model, posterior: Tree, batch: Batch) -> Tree:
@@ -183,9 +190,3 @@ def _codec(name: str) -> Any:
     if name not in CODECS:
         raise unknown("codec", name, CODECS)
     return CODECS[name]()
-
-
-def _check(**positive: float) -> None:
-    for name, value in positive.items():
-        if not value > 0:
-            raise ConfigError(f"{name} {value}: expected a number above 0.")

@@ -92,7 +92,7 @@ def per_fedavg(
             gradient, loss = meta_step(tree.subtract(meta, update), *losses(task.support, query, now))
             update = tree.step(update, gradient, -meta_lr)
             metrics.append(query_metrics(loss, query))
-        return Message(update, total_examples(task), {name: torch.stack([each[name] for each in metrics]).sum() for name in metrics[0]})
+        return Message(update, total_examples(task), {name: torch.stack([each[name] for each in metrics]).mean() for name in metrics[0]})
 
     def adapt(meta: Tree, support: Batch, key: Key) -> Tree:
         return fine_tune(model, meta, rate, support, key, steps, inner_weight_decay)

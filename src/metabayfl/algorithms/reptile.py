@@ -55,8 +55,11 @@ def reptile(
     require("meta_lr", meta_lr, above=0)
 
     def losses(data: Batch, key: Key) -> list[Loss]:
-        size = batch_size or len(data.mask)  # all of them, but real ones first, so that dropout does not see the padding between the two parts
-        parts = [minibatch(data, size, random.fold(key, "order"), step) for step in range(inner_steps)]
+        order = random.fold(key, "order")
+        if batch_size:
+            parts = [minibatch(data, batch_size, order, step) for step in range(inner_steps)]
+        else:  # all of them, but real ones first, so that dropout does not see the padding between support and query
+            parts = [minibatch(data, len(data.mask), order)] * inner_steps
         return [step_loss(model, part, drop, inner_weight_decay) for part, drop in zip(parts, step_keys(key, inner_steps), strict=True)]
 
     def client(meta: Tree, task: Task, key: Key) -> Message:

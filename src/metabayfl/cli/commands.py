@@ -17,9 +17,7 @@ from metabayfl.engine.allocator import keep_freed_memory
 from metabayfl.errors import ConfigError
 from metabayfl.report import write_report
 
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Personalised probabilistic federated learning."
-)
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Personalised probabilistic federated learning.")
 
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="A TOML file, or the name of a ready config such as digits.")]
 Out = Annotated[Path, typer.Option("--out", help="Directory for everything that is written.")]
@@ -93,8 +91,7 @@ def personalize(strategy: StrategyPath, data: DataPath, out: Out) -> None:
 @app.command()
 def predict(posterior: Annotated[Path, typer.Argument(metavar="POSTERIOR")], data: DataPath, out: Out) -> None:
     """Predict with a personal model: probabilities, uncertainty in its parts, and which cases to refer."""
-    model = personal.load_posterior(posterior)
-    prediction = model.predict(tables.unlabelled(data, model.schema))
+    prediction = personal.load_personal(posterior).predict(tables.unlabelled(data))
     out.mkdir(parents=True, exist_ok=True)
     rows = tables.write_predictions(out / "predictions.csv", prediction)
     Console().print(f"{out / 'predictions.csv'}: {rows} predictions, {prediction.referred} of them to refer", highlight=False)

@@ -49,3 +49,18 @@ def show_comparison(summary: dict[str, object], console: Console) -> None:
     for row in rows[1:]:
         table.add_row(*row)
     console.print(table)
+
+
+def show_support_sizes(figures: dict[str, dict[str, float | None]], console: Console) -> None:
+    """Figures of one strategy by the number of samples that a client adapted on."""
+    names = [name for name in next(iter(figures.values())) if any(row[name] is not None for row in figures.values())]
+    table = Table(header_style="bold", caption="on held-out clients")
+    for name in ("support", *names):
+        table.add_column(name, justify="right")
+    for size, row in figures.items():
+        table.add_row(size, *(_number(row[name]) for name in names))
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -7,6 +7,7 @@ where the mean is large against the spread.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -33,19 +34,16 @@ def statistics(x: Array, centre: Array | float = 0.0) -> Statistics:
         >>> [value.tolist() for value in one]
         [[2], [4.0], [10.0]]
     """
-    shifted = x.astype(np.float64) - centre
+    # Columns become contiguous, so that numpy sums in pairs, which is both more exact and faster than row by row.
+    shifted = np.array(x.T, dtype=np.float64, order="C") - np.reshape(centre, (-1, 1))
     real = np.isfinite(shifted)
     shifted[~real] = 0.0
-    return Statistics(real.sum(0), shifted.sum(0), (shifted**2).sum(0))
+    return Statistics(real.sum(1), shifted.sum(1), np.square(shifted).sum(1))
 
 
 def add(parts: Iterable[Statistics]) -> Statistics:
     """The sum over clients."""
-    first, *rest = parts
-    total = first
-    for part in rest:
-        total = Statistics(*(a + b for a, b in zip(total, part, strict=True)))
-    return total
+    return functools.reduce(lambda a, b: Statistics(*(left + right for left, right in zip(a, b, strict=True))), parts)
 
 
 def mean_and_scale(clients: Callable[[], Iterable[Array]]) -> tuple[Array, Array, Array]:
@@ -57,8 +55,8 @@ def mean_and_scale(clients: Callable[[], Iterable[Array]]) -> tuple[Array, Array
     Returns:
         ``(mean, scale, number)``, each ``(F,)``; population standard deviation; scale 0 where the column is constant; NaN where it is empty.
     """
-    first = add(statistics(x) for x in clients())
     with np.errstate(invalid="ignore", over="ignore"):  # empty columns and huge values come out as NaN and infinity, for the caller to name
+        first = add(statistics(x) for x in clients())
         centre = first.total / first.number
         second = add(statistics(x, centre) for x in clients())
         shift = second.total / second.number

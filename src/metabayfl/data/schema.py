@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -68,6 +69,11 @@ class Schema:
         """Names of a table's encoded columns; empty for arrays."""
         return tuple(name for feature in self.features for name in columns(feature))
 
+    @property
+    def outputs(self) -> int:
+        """``K`` classes or ``R`` targets."""
+        return len(self.classes if self.kind == "classification" else self.targets)
+
     def encode(self, x: Any, *, scale_limit: float = SCALE_LIMIT) -> Array:
         """Raw inputs to float32, ``(n, *input_shape)``.
 
@@ -130,26 +136,26 @@ class Schema:
         out: Array = np.asarray(y, dtype=np.float64) * np.array(self.target_scale) + np.array(self.target_mean)
         return out
 
-    def to_json(self) -> str:
-        """One line of JSON, the same for equal schemas."""
-        return json.dumps(
-            {"version": _VERSION, **asdict(self), "features": [item._asdict() for item in self.features]}, allow_nan=False, sort_keys=True
-        )
+    def to_json(self) -> dict[str, Any]:
+        """A table of JSON's own types (lists, texts, finite numbers)."""
+        table = {"version": _VERSION, **asdict(self), "features": [item._asdict() for item in self.features]}
+        plain: dict[str, Any] = json.loads(json.dumps(table, allow_nan=False))
+        return plain
 
     @classmethod
-    def from_json(cls, text: str) -> Schema:
-        """The schema that :meth:`to_json` wrote.
+    def from_json(cls, value: Mapping[str, Any] | str) -> Schema:
+        """The schema that :meth:`to_json` wrote, as a table or as text.
 
         Raises:
-            SchemaError: if the text is not a schema of this version, or contradicts itself.
+            SchemaError: if it is not a schema of this version, or contradicts itself.
         """
         try:
-            table = json.loads(text)
+            table = dict(json.loads(value) if isinstance(value, str) else value)
             version = table.pop("version")
             if version != _VERSION or table.keys() != {item.name for item in fields(cls)}:
                 raise ValueError(f"version {version}, keys {', '.join(table)}")
-            features = tuple(Feature(**{name: _tuples(value) for name, value in item.items()}) for item in table.pop("features"))
-            schema = cls(features=features, **{name: _tuples(value) for name, value in table.items()})
+            features = tuple(Feature(**{name: _tuples(part) for name, part in item.items()}) for item in table.pop("features"))
+            schema = cls(features=features, **{name: _tuples(part) for name, part in table.items()})
             _check(schema)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise SchemaError(f"not a schema of version {_VERSION}: {error}. Was the file written by another version of metabayfl?") from error

@@ -38,13 +38,19 @@ def support_sizes(sizes: NDArray[np.int64], share: float) -> NDArray[np.int64]:
 
 
 def chunks(sizes: NDArray[np.int64], limit: int) -> list[NDArray[np.int64]]:
-    """Indices in chunks of like size: at most ``limit`` clients each, and padding at most doubles a client (power-of-two buckets)."""
+    """Indices in chunks of like size: at most ``limit`` clients each, and padding at most doubles a client unless it is below 16.
+
+    Example:
+        >>> [part.tolist() for part in chunks(np.array([20, 130, 114, 60, 5]), 100)]
+        [[1, 2], [3], [0], [4]]
+    """
     order = np.argsort(-sizes, kind="stable")
-    bucket = np.ceil(np.log2(np.maximum(sizes[order], 16)))
     out: list[NDArray[np.int64]] = []
-    for value in np.unique(bucket)[::-1]:
-        members = order[bucket == value]
-        out.extend(members[start : start + limit] for start in range(0, len(members), limit))
+    while len(order):
+        largest = sizes[order[0]]
+        take = min(int(np.sum(sizes[order] >= (largest / 2 if largest > 16 else 0))), limit)
+        out.append(order[:take])
+        order = order[take:]
     return out
 
 

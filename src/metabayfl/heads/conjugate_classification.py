@@ -112,11 +112,17 @@ def leave_one_out(prior: Tree, statistics: Tree, memory: Tree) -> Tensor:
     return torch.log_softmax(density + prior["eta"] * torch.log(torch.exp(prior["log_a"]) + others), -1)
 
 
-def sample(posterior: Tree, features: Tensor, key: Key) -> Tensor:
-    """Class probabilities under one draw of the class means and shares: ``softmax_c(eta log pi_c - t/2 |phi - mu_c|^2)``, ``(N, K)``."""
-    noise = random.normal(random.fold(key, "means"), tuple(posterior["mean"].shape), posterior["mean"].dtype)
+def sample(posterior: Tree, features: Tensor, noise: Tensor, key: Key) -> Tensor:
+    """Class probabilities under one draw of the class means and shares: ``softmax_c(eta log pi_c - t/2 |phi - mu_c|^2)``, ``(N, K)``.
+
+    Args:
+        posterior: from :func:`posterior`.
+        features: ``(N, M)``.
+        noise: standard normal ``(K, M)``, what the means are drawn from.
+        key: draws the shares.
+    """
     means = posterior["mean"] + noise / torch.sqrt(posterior["t"] * posterior["kappa"])
-    shares = log_dirichlet(random.fold(key, "shares"), posterior["a"])
+    shares = log_dirichlet(key, posterior["a"])
     centre = means.mean(0)  # any common shift leaves the distances alone, and this one keeps the squares small
     offset = means - centre
     distance = (offset**2).sum(-1) - 2.0 * (features - centre) @ offset.T  # |phi|^2 is the same for all classes
@@ -130,20 +136,39 @@ def predict(prior: Tree, statistics: Tree, evidence: Tree, features: Tensor, key
     since the closed form also knows what the query's own features say about the draw.
     """
     each = mixture.over(evidence, lambda u, v: log_probs(posterior(scaled(prior, u, v), statistics), features))
-    u, v = mixture.draw(evidence, samples, random.fold(key, "grid"))
-    keys = random.keys(random.fold(key, "samples"), samples)
-    drawn = torch.func.vmap(lambda u, v, key: sample(posterior(scaled(prior, u, v), statistics), features, key))(u, v, keys)
+    drawn = draw(prior, statistics, evidence, features, key, samples)
     return sampled_split(mixture.mix_classes(evidence["weight"], each), drawn)
+
+
+def draw(prior: Tree, statistics: Tree, evidence: Tree, features: Tensor, key: Key, samples: int) -> Tensor:
+    """Class probabilities under ``samples`` draws from the evidence mixture, ``(S, N, K)``.
+
+    Each draw takes a grid point by its weight, then class means and shares from that posterior. Neighbouring draws use opposite noise (antithetic),
+    which halves the noise of a split from few samples.
+    """
+    shape = ((samples + 1) // 2, *prior["mu0"].shape)
+    half = random.normal(random.fold(key, "means"), shape, features.dtype)
+    noise = torch.stack([half, -half], 1).flatten(0, 1)[:samples]
+    u, v = mixture.draw(evidence, samples, random.fold(key, "grid"))
+    keys = random.keys(random.fold(key, "shares"), samples)
+
+    def one(u: Tensor, v: Tensor, noise: Tensor, key: Key) -> Tensor:
+        return sample(posterior(scaled(prior, u, v), statistics), features, noise, key)
+
+    out: Tensor = torch.func.vmap(one)(u, v, noise, keys)
+    return out
 
 
 def _hot(memory: Tree, classes: int) -> Tensor:
     """One-hot labels ``(N, K)`` in the type of the features, zero in padded rows."""
-    hit = memory["y"].unsqueeze(-1) == torch.arange(classes, device=memory["y"].device)
-    return (hit & (memory["mask"] > 0).unsqueeze(-1)).to(memory["features"].dtype)
+    labels: Tensor = memory["y"].unsqueeze(-1)
+    hit = (labels == torch.arange(classes, device=labels.device)) & (memory["mask"] > 0).unsqueeze(-1)
+    return hit.to(memory["features"].dtype)
 
 
 def _log_shares(posterior: Tree) -> Tensor:
-    return posterior["eta"] * torch.log(posterior["a"] / posterior["a"].sum())
+    a: Tensor = posterior["a"]
+    return torch.log(a / a.sum()) * posterior["eta"]
 
 
 def _log_normal(features: Tensor, mean: Tensor, kappa: Tensor, t: Tensor) -> Tensor:
@@ -154,7 +179,7 @@ def _log_density(posterior: Tree, features: Tensor) -> Tensor:
     """The second term of ``l_c``, ``(N, K)``, as matrix products so that nothing of size N K M is built."""
     centre = posterior["mean"].mean(0).detach()  # a common shift: it keeps the squares small and changes no value, hence no gradient
     shifted, mean = features - centre, posterior["mean"] - centre
-    weight = posterior["t"] / (1.0 + 1.0 / posterior["kappa"])
+    weight: Tensor = posterior["t"] / (1.0 + 1.0 / posterior["kappa"])
     squares = (shifted**2) @ weight.T - 2.0 * shifted @ (weight * mean).T + (weight * mean**2).sum(-1)
     return -0.5 * (squares + torch.log1p(1.0 / posterior["kappa"]).sum(-1))
 

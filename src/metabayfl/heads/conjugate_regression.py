@@ -4,16 +4,19 @@ One client's model, with ``phi`` the features and a constant 1, ``P = M + 1`` of
 
     y = K' phi + noise    noise ~ N(0, Sigma)    K | Sigma ~ MN(K0, Lambda0^-1, Sigma)    Sigma ~ IW
 
-Posterior: ``Lambda = Lambda0 + Phi'Phi``, ``K = Lambda^-1 (Phi'Y + Lambda0 K0)``, the scale matrix grows by the residual scatter and the degrees of
-freedom by ``n``: no gradient step. The predictive of each target is a Student-t with mean ``K' phi``; its variance is
+Posterior: ``Lambda = Lambda0 + Phi'Phi``, ``K = Lambda^-1 (Phi'Y + Lambda0 K0)``, the scale matrix grows by the residual scatter and the degrees
+of freedom by ``n``: no gradient step. The predictive of each target is a Student-t with mean ``K' phi``; its variance is
 ``E[Sigma_rr] (1 + phi' Lambda^-1 phi)``, of which ``E[Sigma_rr]`` is aleatoric and the rest epistemic.
 
-The prior is compact: ``Lambda0 = diag(exp(log_lambda)) + U U'`` with few columns ``U``; the inverse Wishart's scale is diagonal, since one target's
-predictive does not see the other targets' entries, and its degrees of freedom are written as those of a target's Student-t, ``2 + exp(log_dof)``, so that
-every variance is finite. The normal equations square the features' condition number: sums and solutions are in float64, answers in the features' type.
+The prior is compact. ``Lambda0 = diag(exp(log_lambda)) + U U'`` with few columns ``U``. The inverse Wishart's scale is diagonal, since one target's
+predictive does not see the other targets' entries. Its degrees of freedom are written as those of a target's Student-t, ``2 + exp(log_dof)``, so
+that every variance is finite.
+
+The normal equations square the features' condition number: sums and solutions are in float64, answers in the features' type.
 
 References:
-    Gelman et al., "Bayesian Data Analysis", 3rd ed., section 3.6 and chapter 14; Harrison, Sharma, Pavone 2018, ALPaCA, arXiv 1807.08912, equations 4-6.
+    Gelman et al., "Bayesian Data Analysis", 3rd ed., section 3.6 and chapter 14. Harrison, Sharma, Pavone 2018, "Meta-learning priors for efficient
+    online Bayesian regression" (ALPaCA), arXiv 1807.08912, equations 4 to 6.
 """
 
 from __future__ import annotations
@@ -41,14 +44,16 @@ def conjugate_regression(targets: int, width: int, rank: int = 1) -> Head:
 
 
 def init(targets: int, width: int, rank: int, key: Key) -> Tree:
-    """The prior before training: ``K0 = 0``, ``Lambda0`` close to the identity, noise variance 1/e (targets are standardised), 9.4 degrees of freedom."""
+    """The prior before training: ``K0 = 0``, ``Lambda0`` close to the identity, noise variance 1/e (targets are standardised), 9.4 degrees of freedom.
+
+    ``U`` starts small and random: at ``U = 0`` the gradient of ``U U'`` vanishes.
+    """
     prior = {
         "K0": torch.zeros(width + 1, targets),
         "log_lambda": torch.zeros(width + 1),
         "log_noise": torch.full((targets,), -1.0),
         "log_dof": torch.tensor(2.0),
     }
-    # small and random: at U = 0 the gradient of U U' vanishes
     return {**prior, "U": 0.1 * random.normal(key, (width + 1, rank))} if rank else prior
 
 
@@ -95,14 +100,15 @@ def posterior(prior: Tree, statistics: Tree) -> Tree:
 
 def predictive(posterior: Tree, features: Tensor) -> RegressionPrediction:
     """The marginal Student-t of every target at ``features`` ``(N, M)``, float64."""
-    design = _design(features, torch.ones_like(features[:, 0]))
+    design = _design(features, features.new_ones(len(features)))
     return _student(design @ posterior["mean"], leverage(posterior, design), posterior["scatter"].diagonal(), posterior["dof"])
 
 
 def leverage(posterior: Tree, design: Tensor) -> Tensor:
     """``phi' Lambda^-1 phi`` of each row of ``(N, P)``, shape ``(N, 1)``."""
     half = torch.linalg.solve_triangular(posterior["cholesky"], design.T, upper=False)
-    return (half**2).sum(0).unsqueeze(-1)
+    squares: Tensor = (half**2).sum(0)
+    return squares.unsqueeze(-1)
 
 
 def leave_one_out(prior: Tree, statistics: Tree, memory: Tree) -> RegressionPrediction:
@@ -136,7 +142,7 @@ def predict(prior: Tree, statistics: Tree, evidence: Tree, features: Tensor, key
 
 def _design(features: Tensor, mask: Tensor) -> Tensor:
     """Features and the constant, float64, zero in padded rows."""
-    return torch.cat([features, torch.ones_like(features[:, :1])], -1).double() * mask.double().unsqueeze(-1)
+    return torch.cat([features, features.new_ones(len(features), 1)], -1).double() * mask.double().unsqueeze(-1)
 
 
 def _student(mean: Tensor, leverage: Tensor, scatter: Tensor, dof: Tensor) -> RegressionPrediction:

@@ -24,17 +24,19 @@ class Body(NamedTuple):
     evaluation: nn.Module
     places: dict[str, list[str]]  # path in the body tree -> every name that the parameter has in the module
     start: Tree  # the module's own values
+    fixed: dict[str, Tensor]  # buffers and frozen parameters
+    noise: list[str]  # names of the buffers that take keys
     head: nn.Linear | None
     activation: Callable[[Tensor], Tensor]  # between the features and the head
 
     def features(self, body: Tree, x: Tensor, key: Key | None) -> Tensor:
         """What the module yields: in training mode with a key, in evaluation mode without."""
         net = self.evaluation if key is None else self.training
-        values = _fixed(net, x)
+        values = {name: value.to(x.device, x.dtype if value.is_floating_point() else value.dtype) for name, value in self.fixed.items()}
         for path, leaf in tree.flatten(body).items():
             values.update(dict.fromkeys(self.places[path], leaf))
         if key is not None:
-            values.update({name: random.fold(key, name) for name, _ in net.named_buffers() if name.endswith(_NOISE)})
+            values.update({name: random.fold(key, name) for name in self.noise})
         # each name once: with its own tie_weights, torch 2.13 leaves these values behind in a layer that stands in two places
         out: Tensor = torch.func.functional_call(net, values, (x,), tie_weights=False)
         return out
@@ -52,7 +54,18 @@ def body_of(net: nn.Module, outputs: int, head: str | None) -> Body:
         drop.register_forward_hook(_drop)
     places = _places(net)
     start = tree.unflatten({path: net.get_parameter(names[0]).detach().clone() for path, names in places.items()})
-    return Body(net, copy.deepcopy(net).eval(), places, start, layer if isinstance(layer, nn.Linear) else None, activation)
+    frozen = {name: value.detach() for name, value in net.named_parameters() if not value.requires_grad}
+    noise = [name for name, _ in net.named_buffers() if name.endswith(_NOISE)]
+    return Body(
+        training=net,
+        evaluation=copy.deepcopy(net).eval(),
+        places=places,
+        start=start,
+        fixed={**frozen, **{name: value for name, value in net.named_buffers() if name not in noise}},
+        noise=noise,
+        head=layer if isinstance(layer, nn.Linear) else None,
+        activation=activation,
+    )
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -76,7 +89,7 @@ def _take_relu(net: nn.Module, path: str) -> bool:
     parent = net.get_submodule(container)
     if type(parent) is not nn.Sequential:
         return False
-    names = list(dict(parent.named_children()))
+    names = list(parent._modules)  # named_children() leaves out a layer's second place
     before = names[: names.index(name)] if name in names else []
     while before and isinstance(parent.get_submodule(before[-1]), nn.Dropout):
         before.pop()
@@ -102,12 +115,6 @@ def _places(net: nn.Module) -> dict[str, list[str]]:
             if parameter.requires_grad:
                 names.setdefault(id(parameter), []).append(f"{prefix}.{name}".lstrip("."))
     return {places[0].replace(".", tree.SEPARATOR): places for places in names.values()}
-
-
-def _fixed(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Buffers and frozen parameters in the type and on the device of ``x``."""
-    frozen = [(name, value) for name, value in net.named_parameters() if not value.requires_grad]
-    return {name: value.to(x.device, x.dtype if value.is_floating_point() else value.dtype) for name, value in [*frozen, *net.named_buffers()]}
 
 
 def _drop(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:

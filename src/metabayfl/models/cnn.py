@@ -12,7 +12,7 @@ from torch.nn.functional import conv2d, linear, max_pool2d
 
 from metabayfl import random
 from metabayfl.errors import ConfigError, ModelError
-from metabayfl.models.model import assemble, layer
+from metabayfl.models.model import assemble, augmented, layer
 from metabayfl.types import DenseLayer, Key, Kind, Model, Tree
 
 
@@ -36,6 +36,7 @@ def cnn(
     width: int = 32,
     kernel: int = 3,
     dropout: float = 0.4,
+    flip: float = 0.0,
 ) -> Model:
     """Blocks of convolution, ReLU and 2 x 2 max pooling, then dropout and a dense layer to the features, which have no final ReLU.
 
@@ -49,6 +50,7 @@ def cnn(
         width: ``M`` features.
         kernel: side of the convolutions, odd, so that the image keeps its size.
         dropout: rate on the flattened output of the convolutions, when a key is given: what keeps a strategy from overfitting its clients.
+        flip: share of the images that are mirrored left to right, when a key is given; for pictures whose meaning has no side.
 
     Raises:
         ModelError: if the image has other than three axes or is too small for that many blocks.
@@ -59,7 +61,16 @@ def cnn(
         >>> model.dense
         DenseLayer(name='dense', channels=24, space=49)
     """
-    return convolutional(IMAGES, shape, outputs, kind, channels, width, kernel, dropout)
+    if not 0.0 <= flip <= 1.0:
+        raise ConfigError(f"cnn: flip={flip!r}, expected a share from 0 to 1")
+    plain = convolutional(IMAGES, shape, outputs, kind, channels, width, kernel, dropout)
+    return augmented(plain, lambda x, key: mirrored(x, random.fold(key, "flip"), flip)) if flip else plain
+
+
+def mirrored(x: Tensor, key: Key, share: float) -> Tensor:
+    """A ``share`` of the images ``(N, channels, height, width)`` mirrored left to right."""
+    chosen = random.uniform(key, (len(x),)) < share
+    return torch.where(chosen.view(-1, 1, 1, 1), x.flip(-1), x)
 
 
 def convolutional(

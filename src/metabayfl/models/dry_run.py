@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import AlphaDropout, FeatureAlphaDropout
+from torch.nn.modules.dropout import AlphaDropout, FeatureAlphaDropout, _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from metabayfl import random, tree
@@ -56,6 +56,8 @@ def refuse_known(net: nn.Module, *, vectorise: bool) -> None:
             raise _refusal(path, layer, "it keeps running statistics, a state that no client owns", f"set track_running_stats=False, or {_NORMS}")
         if isinstance(layer, (AlphaDropout, FeatureAlphaDropout)):
             raise _refusal(path, layer, "it draws from torch's global random numbers", "use nn.Dropout, which is drawn from the run's key")
+        if isinstance(layer, _DropoutNd) and not 0.0 <= layer.p < 1.0:
+            raise _refusal(path, layer, f"its rate is {layer.p}", "choose one from 0 and below 1")
         if isinstance(layer, nn.RNNBase) and vectorise:
             raise _refusal(path, layer, "torch cannot vectorise it over clients", f"use nn.Conv1d or a cell made of nn.Linear, or {LOOP}")
 
@@ -71,12 +73,16 @@ def try_out(trial: Trial, *, vectorise: bool) -> None:
     for noise in (None, key):
         _require_function(trial, noise)
         _require_separate(trial, noise)
-    _require_gradient(trial, key, vectorise=vectorise)
     for net, buffers in zip(trial.nets, before, strict=True):
-        for name, value in net.named_buffers():
-            if not torch.equal(value, buffers[name]):
-                path = name.rpartition(".")[0]
-                raise _refusal(path, net.get_submodule(path), f"it changes its buffer {name!r} in place", "make it a function of its inputs alone")
+        _require_unchanged(net, buffers)
+    _require_gradient(trial, key, vectorise=vectorise)
+
+
+def _require_unchanged(net: nn.Module, buffers: dict[str, Tensor]) -> None:
+    for name, value in net.named_buffers():
+        if not torch.equal(value, buffers[name]):
+            path = name.rpartition(".")[0]
+            raise _refusal(path, net.get_submodule(path), f"it changes its buffer {name!r} in place", "make it a function of its inputs alone")
 
 
 def watched(nets: tuple[nn.Module, ...], call: Callable[[], Tensor], remedy: str) -> list[Visit]:
@@ -113,48 +119,73 @@ def _hooks(nets: tuple[nn.Module, ...], entered: list[tuple[str, nn.Module]], vi
 
 
 def _require_function(trial: Trial, key: Key | None) -> None:
-    runs = [watched(trial.nets, lambda: trial.apply(trial.params, trial.x, key), _shape_remedy(trial)) for _ in range(2)]
-    for first, second in zip(*runs, strict=False):
-        if isinstance(first.output, Tensor) and isinstance(second.output, Tensor) and not torch.equal(first.output, second.output):
-            problem = "two runs on the same input differ: it draws its own random numbers or keeps a state"
-            raise _refusal(first.path, first.layer, problem, "use nn.Dropout for randomness, and no state")
+    first, second = (watched(trial.nets, lambda: trial.apply(trial.params, trial.x, key), _shape_remedy(trial)) for _ in range(2))
+    if not _same(first[-1].output, second[-1].output):
+        problem = "two runs on the same input differ: it draws its own random numbers or keeps a state"
+        raise _first_to_differ(
+            first, second, _same, problem, "use nn.Dropout, which is drawn from the run's key (attention: dropout=0), and no state"
+        )
 
 
 def _require_separate(trial: Trial, key: Key | None) -> None:
     """An example among others must come out as it does alone: padding and the rest of a batch are not its business."""
     many = watched(trial.nets, lambda: trial.apply(trial.params, trial.x, key), _shape_remedy(trial))
     alone = watched(trial.nets, lambda: trial.apply(trial.params, trial.x[:1], key), "make it work for a batch of one example")
-    if _agree(many[-1].output, alone[-1].output):
-        return
-    guilty = next(first for first, second in zip(many, alone, strict=False) if not _agree(first.output, second.output))
-    problem = "an example comes out differently among others than alone, so padding would change results"
-    raise _refusal(guilty.path, guilty.layer, problem, f"keep the batch as the first axis and compute nothing across it; for norms, {_NORMS}")
+    if alone[-1].output.shape != many[-1].output[:1].shape or not _agree(many[-1].output, alone[-1].output):
+        problem = "an example comes out differently among others than alone, so padding would change results"
+        remedy = f"keep the batch as the first axis and compute nothing across it (no squeeze() without an axis); for norms, {_NORMS}"
+        raise _first_to_differ(many, alone, _agree, problem, remedy)
+
+
+def _first_to_differ(a: list[Visit], b: list[Visit], same: Callable[[Any, Any], bool], problem: str, remedy: str) -> ModelError:
+    """The refusal of the first layer whose inputs agree and whose outputs don't; of the whole network if there is none."""
+    for one, other in zip(a, b, strict=False):
+        if one.path == other.path and same(one.input, other.input) and not same(one.output, other.output):
+            return _refusal(one.path, one.layer, problem, remedy)
+    return _refusal("", a[-1].layer, problem, remedy)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return not isinstance(a, Tensor) or not isinstance(b, Tensor) or torch.equal(a, b)
 
 
 def _agree(many: Any, alone: Any) -> bool:
-    if not (isinstance(many, Tensor) and isinstance(alone, Tensor)) or many.shape[1:] != alone.shape[1:] or not len(alone):
+    """Whether the first row is the same; what is no batch cannot be judged, and a lost axis is no agreement."""
+    if not isinstance(many, Tensor) or not isinstance(alone, Tensor):
         return True
-    return torch.allclose(many[:1], alone, rtol=1e-3, atol=1e-4 * float(alone.abs().max() if alone.numel() else 0.0), equal_nan=True)
+    if many.shape[1:] != alone.shape[1:]:
+        return many.ndim == alone.ndim
+    return torch.allclose(many[:1], alone[:1], rtol=1e-3, atol=1e-4 * _magnitude([alone]), equal_nan=True)
+
+
+def _magnitude(leaves: list[Tensor]) -> float:
+    return max([float(leaf.abs().max()) for leaf in leaves if leaf.numel()], default=0.0)
 
 
 def _require_gradient(trial: Trial, key: Key, *, vectorise: bool) -> None:
     """The gradient of two clients at once, with weights of their own, as after an adaptation step; and their predictions."""
-    inputs = (_twice(trial.params), trial.x[:4].unflatten(0, (2, 2)), random.keys(key, 2))
+    inputs = (_twice(trial.params), trial.x.reshape(2, 2, *trial.x.shape[1:]), random.keys(key, 2))
 
     def loss(params: Tree, x: Tensor, noise: Key | None) -> Tensor:
         return trial.apply(params, x, noise).square().mean()
 
     gradient = torch.func.grad(loss)
     looped = [_client(inputs, i) for i in range(2)]
-    watched(trial.nets, lambda: gradient(*looped[0]), "make it differentiable by torch.func.grad")
+    watched(
+        trial.nets, lambda: gradient(*looped[0]), "make it a function of its inputs and parameters alone, which torch.func.grad can differentiate"
+    )
     if vectorise:
         watched(trial.nets, lambda: torch.func.vmap(gradient)(*inputs), LOOP)
         watched(trial.nets, lambda: torch.func.vmap(lambda params, x: trial.apply(params, x, None))(*inputs[:2]), LOOP)
-        expected = [gradient(*client) for client in looped]
-        found = torch.func.vmap(gradient)(*inputs)
-        for i, one in enumerate(expected):
-            if not all(_close(a[i], b) for a, b in zip(tree.leaves(found), tree.leaves(one), strict=True)):
-                raise _refusal("", trial.nets[0], "its gradients differ when clients are vectorised", LOOP)
+        _require_equal(torch.func.vmap(gradient)(*inputs), [gradient(*client) for client in looped], trial.nets[0])
+
+
+def _require_equal(vectorised: Tree, looped: list[Tree], net: nn.Module) -> None:
+    for i, one in enumerate(looped):
+        size = _magnitude(tree.leaves(one))
+        pairs = zip(tree.leaves(vectorised), tree.leaves(one), strict=True)
+        if not all(torch.allclose(a[i], b, rtol=1e-2, atol=1e-3 * size, equal_nan=True) for a, b in pairs):
+            raise _refusal("", net, "its gradients differ when clients are vectorised", LOOP)
 
 
 def _client(inputs: tuple[Tree, Tensor, Tensor], i: int) -> tuple[Tree, Tensor, Tensor]:
@@ -164,10 +195,6 @@ def _client(inputs: tuple[Tree, Tensor, Tensor], i: int) -> tuple[Tree, Tensor, 
 
 def _twice(params: Tree) -> Tree:
     return tree.map(lambda leaf: torch.stack([leaf, leaf]), params)
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    return torch.allclose(a, b, rtol=1e-2, atol=1e-3 * float(b.abs().max()), equal_nan=True) if b.numel() else True
 
 
 def _shape_remedy(trial: Trial) -> str:

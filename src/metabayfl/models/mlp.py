@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from metabayfl import random
+from metabayfl.errors import ConfigError
 from metabayfl.models.model import assemble, layer
 from metabayfl.types import DenseLayer, Key, Kind, Model, Tree
 
@@ -22,7 +23,11 @@ def mlp(shape: tuple[int, ...], outputs: int, kind: Kind = "classification", hid
         kind: which likelihood stands on top.
         hidden: widths; the last one is ``M``.
         dropout: rate on the input of the last hidden layer, when a key is given.
+
+    Raises:
+        ConfigError: if an option has a value that means nothing.
     """
+    _check_options(hidden, dropout)
     widths = (math.prod(shape), *hidden)
     last = len(hidden) - 1
 
@@ -38,3 +43,11 @@ def mlp(shape: tuple[int, ...], outputs: int, kind: Kind = "classification", hid
 
     dense = DenseLayer(f"dense{last}", channels=widths[last], space=1)
     return assemble("mlp", kind, outputs, hidden[-1], init_body, features, dense)
+
+
+def _check_options(hidden: tuple[int, ...], dropout: float) -> None:
+    widths = list(hidden) if isinstance(hidden, (tuple, list)) and hidden else [0]
+    if not all(isinstance(width, int) and width > 0 for width in widths):
+        raise ConfigError(f"mlp: hidden={hidden!r}, expected one or more positive whole numbers such as (64, 32)")
+    if not isinstance(dropout, (int, float)) or not 0.0 <= dropout < 1.0:
+        raise ConfigError(f"mlp: dropout={dropout!r}, expected a number from 0 and below 1, such as 0.4")

@@ -55,3 +55,15 @@ def assemble(
         return torch.cat([out, head["log_scale"].expand_as(out)], -1) if kind == "regression" else out
 
     return Model(name, kind, outputs, width, init, features, apply, dense, likelihood(kind))
+
+
+def augmented(model: Model, augment: Callable[[Tensor, Key], Tensor]) -> Model:
+    """``model`` with its inputs changed at random while it trains, that is when a key is given."""
+
+    def features(body: Tree, x: Tensor, key: Key | None) -> Tensor:
+        return model.features(body, x if key is None else augment(x, key), key)
+
+    def apply(params: Tree, x: Tensor, key: Key | None) -> Tensor:
+        return model.apply(params, x if key is None else augment(x, key), key)
+
+    return model._replace(features=features, apply=apply)

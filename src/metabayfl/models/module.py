@@ -65,7 +65,8 @@ def from_module(
     net, x = _copied(module), _examples(module, shape, example)
     refuse_known(net, vectorise=vectorise)
     body = body_of(net, outputs, head)
-    visits = watched((body.evaluation,), lambda: body.features(body.start, x, None), "make it take such inputs, or give others with example=x")
+    remedy = "make it take such inputs, give others with example=x, or name the head with head='path' if the wrong layer was taken for it"
+    visits = watched((body.evaluation,), lambda: body.features(body.start, x, None), remedy)
     model = assemble(
         f"module:{type(module).__name__}",
         kind,
@@ -78,9 +79,9 @@ def from_module(
     )
     if body.head is not None and initial == "module":
         model = model._replace(init=_with_head(model.init, body.head))
-    if body.head is not None:
-        _check_head(module, model, body, x)
     try_out(Trial(model.apply, model.init(random.key(0)), x, (body.training, body.evaluation)), vectorise=vectorise)
+    if body.head is not None:
+        _check_head(module, model, body, body.head, x)
     return model
 
 
@@ -129,18 +130,18 @@ def _with_head(init: Callable[[Key], Tree], head: nn.Linear) -> Callable[[Key], 
     return start
 
 
-def _check_head(module: nn.Module, model: Model, body: Body, x: Tensor) -> None:
+def _check_head(module: nn.Module, model: Model, body: Body, head: nn.Linear, x: Tensor) -> None:
     """The body and the head must make up the module: nothing may come after the head, and no weight be shared with it."""
-    head = body.head
-    assert head is not None
+    if any(own is other for own in head.parameters() for other in body.training.parameters()):
+        raise ModelError("the head shares a weight with another layer, but personal heads need their own: untie them")
     params = {"body": body.start, "head": _with_head(model.init, head)(random.key(0))["head"]}
     with torch.no_grad():
         own = copy.deepcopy(module).eval()(x)
         ours = model.apply(params, x, None)[:, : head.out_features]
     if not isinstance(own, Tensor) or own.shape != ours.shape or not torch.allclose(own, ours, rtol=1e-3, atol=1e-4 * float(ours.abs().max())):
         raise ModelError(
-            f"the network is not its body followed by the linear layer with {head.out_features} outputs: something, such as a softmax, comes after it, or "
-            "it is no head. Leave the softmax out, name the head with head='path', or say head=None if the network yields features"
+            f"the network is not its body followed by the linear layer with {head.out_features} outputs: something comes after it, or it is no head. "
+            "Leave a softmax out, name the head with head='path', or say head=None if the network yields features"
         )
 
 

@@ -46,16 +46,22 @@ def line_chart(lines: Sequence[Line], plot: Plot, width: float) -> Markup:
     """
     drawn = [one for one in lines if one.points]
     named = width >= ROOM
-    right = max((len(one.look.name) for one in drawn), default=0) * LETTER + 30 if named else 14.0
+    right = max((len(one.look.name) for one in drawn), default=0) * LETTER + 56 if named else 14.0
     key_rows = 0 if named else -(-len(drawn) // 2)
     frame = Frame(48.0, 30.0, width - right, plot.height - 46.0)
     x = horizontal(plot.x_domain, frame, plot.x_label, count=5 if named else 4)
     y = vertical(plot.y_domain, frame, plot.y_label)
     paths = [_pixels(one, x, y, plot) for one in drawn]
     body = [curve(points, f"stroke {one.look.css}") for one, points in zip(drawn, paths, strict=True)]
-    names = _end_labels(drawn, paths, frame) if named else _key(drawn, paths, width, plot.height)
+    names = _end_labels(drawn, paths, frame) if named else _key(drawn, paths, width, plot.height + 8.0)
     return picture(
-        width, plot.height + 18.0 * key_rows, plot.description, draw_axes(frame, x, y, plot.x_title, plot.y_title), _ideal(plot, x, y), *body, names
+        width,
+        plot.height + 18.0 * key_rows + (8.0 if key_rows else 0.0),
+        plot.description,
+        draw_axes(frame, x, y, plot.x_title, plot.y_title),
+        _ideal(plot, x, y),
+        *body,
+        names,
     )
 
 
@@ -75,8 +81,9 @@ def _end_labels(lines: Sequence[Line], paths: Sequence[Sequence[Point]], frame: 
     places = spread([points[-1][1] for points in paths], 15.0, frame.top, frame.bottom)
     parts = []
     for one, points, place in zip(lines, paths, places, strict=True):
-        parts.append(curve([points[-1], (frame.right + 14, place)], f"leader {one.look.css}"))
-        parts.append(text(frame.right + 18, place + 4, one.look.name, "name"))
+        parts.append(curve([points[-1], (frame.right + 20, place)], f"leader {one.look.css}"))
+        parts.append(line((frame.right + 20, place), (frame.right + 42, place), f"stroke {one.look.css}"))
+        parts.append(text(frame.right + 48, place + 4, one.look.name, "name"))
     return group(*parts)
 
 

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from metabayfl.report.clients import Clients
+from metabayfl.report.clients import Clients, worst_tenth
 from metabayfl.report.curves import Line
 from metabayfl.report.panels import Bins, Spread
 from metabayfl.report.series import Series
@@ -39,10 +39,15 @@ def _weighted(counts: list[list[float]], values: list[list[float]], total: tuple
     return tuple(part / max(count, 1.0) for part, count in zip(summed, total, strict=True))
 
 
-def clients(look: Series, entries: Entries, name: str) -> Clients:
-    """Every client of every seed."""
-    rows = [entry["clients"] for entry in entries if name in entry.get("clients", {})]
-    return Clients(look, tuple(str(one) for row in rows for one in row["id"]), tuple(float(one) for row in rows for one in row[name]))
+def clients(look: Series, entries: Entries, name: str, worst: str) -> Clients:
+    """Every client of every seed; the means are of the seeds' means, as in the table."""
+    rows = [entry["clients"] for entry in entries if entry.get("clients", {}).get(name)]
+    names = tuple(str(one) for row in rows for one in row["id"])
+    if not rows:
+        return Clients(look, (), (), 0.0, 0.0)
+    mean = statistics.fmean(statistics.fmean(row[name]) for row in rows)
+    tail = statistics.fmean(worst_tenth(row[name], worst) for row in rows)
+    return Clients(look, names, tuple(float(one) for row in rows for one in row[name]), mean, tail)
 
 
 def curve(look: Series, entries: Entries, part: str, across: str, up: str) -> Line:
@@ -90,15 +95,21 @@ def _median(weighted: Sequence[tuple[float, float]]) -> float:
 
 
 def _density(groups: Sequence[Mapping[str, Any]], high: float) -> tuple[float, ...]:
-    """Mass per bin: each step between two quantiles holds the same share, spread evenly over its length; smoothed over three bins."""
+    """Mass per bin: each step between two quantiles holds the same share, spread evenly over its length; then smoothed."""
     mass = [0.0] * STEPS
     for group in groups:
         values = group["quantiles"]
         for low, top in itertools.pairwise(values):
             _share(mass, low / (high or 1.0), top / (high or 1.0), float(group["n"]))
-    smooth = [(2 * mass[at] + mass[max(0, at - 1)] + mass[min(STEPS - 1, at + 1)]) / 4 for at in range(STEPS)]
-    most = max(smooth) or 1.0
-    return tuple(value / most for value in smooth)
+    for _ in range(_passes(sum(int(group["n"]) for group in groups))):
+        mass = [(2 * mass[at] + mass[max(0, at - 1)] + mass[min(STEPS - 1, at + 1)]) / 4 for at in range(STEPS)]
+    most = max(mass) or 1.0
+    return tuple(value / most for value in mass)
+
+
+def _passes(count: int) -> int:
+    """Few examples need more smoothing: otherwise the picture shows each of them as a hill."""
+    return 12 if count < 60 else 6 if count < 300 else 2
 
 
 def _share(mass: list[float], low: float, top: float, weight: float) -> None:

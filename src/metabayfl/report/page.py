@@ -99,12 +99,12 @@ def _tiles(study: Study) -> Markup:
     found = table(study.summary, quality(study.summary))
     chosen = ("rmse", "nll", "coverage_90") if is_regression(study.summary) else ("accuracy", "nll", "ece", "auroc_unseen")
     headings = {
-        "accuracy": "Right most often",
-        "nll": "Least surprised by the truth",
-        "ece": "Most honest confidence",
-        "auroc_unseen": "Best at noticing new classes",
-        "rmse": "Smallest errors",
-        "coverage_90": "Most honest 90 % intervals",
+        "accuracy": "Right most often (accuracy)",
+        "nll": "Least surprised by the truth (NLL)",
+        "ece": "Most honest confidence (ECE)",
+        "auroc_unseen": "Best at noticing new classes (AUROC)",
+        "rmse": "Smallest errors (RMSE)",
+        "coverage_90": "Most honest intervals (in 90 %)",
     }
     shown = [_tile(study, found, column, headings[column.key]) for column in found.columns if column.key in chosen]
     return parts.tiles([*shown, *_smallest(study)])
@@ -114,7 +114,9 @@ def _tile(study: Study, found: Table, column: Column, heading: str) -> Markup:
     at = found.columns.index(column)
     winners = [row for row in found.rows if row.cells[at].best] or list(found.rows)[:1]
     names = ", ".join(row.name for row in winners)
-    return parts.tile(heading, names, f"{column.title.removesuffix(' %')} {winners[0].cells[at].text}", study.looks[winners[0].name])
+    mean, sign, sd = winners[0].cells[at].text.partition(" ± ")
+    unit = " %" if column.factor == 100 else ""
+    return parts.tile(heading, names, mean + unit, sign + sd, study.looks[winners[0].name])
 
 
 def _smallest(study: Study) -> list[Markup]:
@@ -124,7 +126,7 @@ def _smallest(study: Study) -> list[Markup]:
     if not sending:
         return []
     name = min(sending, key=lambda one: sending[one])
-    return [parts.tile("Smallest messages", name, f"{size_text(sending[name])} a round", study.looks[name])]
+    return [parts.tile("Smallest messages (both ways)", name, size_text(sending[name]), " a round", study.looks[name])]
 
 
 def _footer(study: Study) -> Markup:

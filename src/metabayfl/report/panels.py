@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,16 +32,15 @@ class Spread(NamedTuple):
 
 def reliability_panel(look: Series, bins: Bins, note: str) -> Markup:
     """Accuracy against confidence with the diagonal of perfect calibration, and below it how many predictions each bin holds."""
-    frame = Frame(48.0, 56.0, WIDTH - 12, 236.0)
+    frame = Frame(48.0, 64.0, WIDTH - 12, 244.0)
     x, y = horizontal((0.0, 1.0), frame, percent, 4), vertical((0.0, 1.0), frame, percent, 4)
-    parts = [_bar(frame, bins, at, look) for at in range(len(bins.examples)) if bins.examples[at]]
-    points = [
-        dot(x.at(bins.confidence[at]), y.at(bins.accuracy[at]), 3.0, f"fill {look.css}") for at in range(len(bins.examples)) if bins.examples[at]
-    ]
+    filled = [at for at in range(len(bins.examples)) if bins.examples[at]]
+    parts = [_bar(frame, bins, at, look) for at in filled]
+    points = [dot(x.at(bins.confidence[at]), y.at(bins.accuracy[at]), _radius(bins, at), f"fill ring {look.css}") for at in filled]
     ideal = line((x.at(0), y.at(0)), (x.at(1), y.at(1)), "ideal")
     described = f"Reliability diagram of {look.name}: accuracy against stated confidence, {note}"
     axes = draw_axes(frame, x, y, "confidence stated", "accuracy")
-    return picture(WIDTH, 340.0, described, _heading(look, note), *parts, axes, ideal, *points, _counts(frame, bins, look), css="panel")
+    return picture(WIDTH, 348.0, described, _heading(look, note), axes, *parts, ideal, *points, _counts(frame, bins, look), css="panel")
 
 
 def _heading(look: Series, note: str) -> Markup:
@@ -50,6 +50,11 @@ def _heading(look: Series, note: str) -> Markup:
 def _span(frame: Frame, bins: Bins, at: int) -> tuple[float, float]:
     width = (frame.right - frame.left) / len(bins.examples)
     return frame.left + at * width + 0.75, width - 1.5
+
+
+def _radius(bins: Bins, at: int) -> float:
+    """The dot's area grows with the share of predictions, so that a bin of three does not look like a bin of three hundred."""
+    return 2.0 + 5.0 * math.sqrt(bins.examples[at] / sum(bins.examples))
 
 
 def _bar(frame: Frame, bins: Bins, at: int, look: Series) -> Markup:
@@ -75,7 +80,7 @@ def _counts(frame: Frame, bins: Bins, look: Series) -> Markup:
 
 def spread_panel(look: Series, groups: Sequence[Spread], high: float, unit: str, note: str) -> Markup:
     """Distributions of one quantity over groups of predictions, one under the other on one axis from 0 to ``high``."""
-    frame = Frame(92.0, 46.0, WIDTH - 12, 46.0 + 62.0 * len(groups))
+    frame = Frame(92.0, 30.0, WIDTH - 12, 30.0 + 62.0 * len(groups))
     x = horizontal((0.0, high), frame, short, 4)
     rows = [_ridge(one, frame, frame.top + 62.0 * (at + 1), at) for at, one in enumerate(groups)]
     medians = [_median(one, x.at(one.median), frame.top + 62.0 * (at + 1)) for at, one in enumerate(groups) if one.median is not None]
@@ -100,7 +105,7 @@ def _median(one: Spread, x: float, base: float) -> Markup:
 
 def points_panel(look: Series, points: Sequence[tuple[float, float, float, float]], domain: tuple[float, float], unit: str, note: str) -> Markup:
     """Predicted against true values with their intervals; ``points`` are ``(true, mean, low, high)``."""
-    frame = Frame(56.0, 56.0, WIDTH - 12, 256.0)
+    frame = Frame(56.0, 64.0, WIDTH - 12, 264.0)
     x, y = horizontal(domain, frame, short, 4), vertical(domain, frame, short, 4)
     low, high = domain
 
@@ -112,5 +117,5 @@ def points_panel(look: Series, points: Sequence[tuple[float, float, float, float
     ideal = line((x.at(low), y.at(low)), (x.at(high), y.at(high)), "ideal")
     described = f"Predicted against true {unit} of {look.name} with 90 % intervals, {note}"
     return picture(
-        WIDTH, 300.0, described, _heading(look, note), draw_axes(frame, x, y, f"true {unit}", "predicted"), *bars, ideal, *dots, css="panel"
+        WIDTH, 308.0, described, _heading(look, note), draw_axes(frame, x, y, f"true {unit}", "predicted"), *bars, ideal, *dots, css="panel"
     )

@@ -9,7 +9,7 @@ from metabayfl.report.series import Series
 from metabayfl.report.svg import Markup, element, escape, join
 from metabayfl.report.table import Column, Row, Table
 
-WIDE, NARROW = 900.0, 340.0
+WIDE, NARROW = 1040.0, 340.0
 
 
 def paragraph(text: object, css: str | None = None) -> Markup:
@@ -71,13 +71,13 @@ def meanings(columns: Sequence[Column]) -> Markup:
     return element("details", element("summary", escape("What the columns mean")), element("dl", *rows))
 
 
-def tile(title: str, name: str, value: str, look: Series) -> Markup:
+def tile(title: str, name: str, value: str, note: str, look: Series) -> Markup:
     """One headline figure and whose it is."""
     swatch = element("span", class_=f"swatch {look.css}")
     return element(
         "div",
         element("div", escape(title), class_="tile-title"),
-        element("div", escape(value), class_="tile-value"),
+        element("div", escape(value), element("span", escape(note), class_="tile-note"), class_="tile-value"),
         element("div", swatch, escape(name), class_="tile-name"),
         class_="tile",
     )

@@ -85,7 +85,7 @@ def reliability(study: Study) -> Markup:
 
 def _note(study: Study, name: str, key: str, title: str, factor: float, unit: str) -> str:
     value = algorithms(study.summary)[name]["mean"].get(key)
-    return "" if value is None else f"{title} {value * factor:.3g}{unit}"
+    return "" if value is None else f"{title} {value * factor:.1f}{unit}"
 
 
 def clients(study: Study) -> Markup:
@@ -99,9 +99,9 @@ def client_errors(study: Study) -> Markup:
 
 
 def _client_rows(study: Study, said: words.Words, name: str, title: str, label: Callable[[float], str], worst: str) -> Markup:
-    rows = [kept.clients(study.looks[one], study.entries(one), name) for one in study.order]
+    rows = [kept.clients(study.looks[one], study.entries(one), name, worst) for one in study.order]
     rows = [row for row in rows if row.values]
-    return parts.section(said, parts.chart(rows, lambda width: clients_chart(rows, width, title, label, worst=worst)))
+    return parts.section(said, parts.chart(rows, lambda width: clients_chart(rows, width, title, label)))
 
 
 def uncertainty(study: Study) -> Markup:

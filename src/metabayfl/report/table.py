@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from metabayfl.errors import ArtifactError
+from metabayfl.report.series import by_mean
 
 Better = Literal["higher", "lower", "near 0.9", "neither"]
 
@@ -119,8 +120,9 @@ def quality(summary: Mapping[str, Any]) -> tuple[Column, ...]:
 
 
 def table(summary: Mapping[str, Any], columns: Sequence[Column]) -> Table:
-    """Means and standard deviations over seeds; the best of a column is marked, and what reads the same is as good."""
-    entries = algorithms(summary)
+    """Means and standard deviations over seeds by rising NLL; the best of a column is marked, and what reads the same is as good."""
+    found = algorithms(summary)
+    entries = {name: found[name] for name in by_mean(found, "nll")}
     kept = tuple(column for column in columns if any(_mean(entry, column) is not None for entry in entries.values()))
     by_column = [_cells(list(entries.values()), column) for column in kept]
     return Table(kept, tuple(Row(name, tuple(cells[at] for cells in by_column)) for at, name in enumerate(entries)))
@@ -133,12 +135,26 @@ def _mean(entry: Mapping[str, Mapping[str, float | None]], column: Column) -> fl
 def _cells(entries: Sequence[Mapping[str, Any]], column: Column) -> list[Cell]:
     means = [_mean(entry, column) for entry in entries]
     best = _best([mean for mean in means if mean is not None], column)
-    return [Cell(_text(entry, column), mean is not None and _shown(mean, column) == best) for entry, mean in zip(entries, means, strict=True)]
+    spreads = [_spread(entry, column) for entry in entries]
+    varies = any(spread.strip("0.") for spread in spreads)  # a column of "± 0" says nothing
+    return [
+        Cell(
+            "–" if mean is None else _shown(mean, column) + (f" ± {spread}" if spread and varies else ""),
+            mean is not None and _shown(mean, column) == best,
+        )
+        for mean, spread in zip(means, spreads, strict=True)
+    ]
+
+
+def _spread(entry: Mapping[str, Any], column: Column) -> str:
+    """The standard deviation as it is shown; nothing where there is none or a single seed."""
+    sd = entry.get("sd", {}).get(column.key)
+    return _shown(sd, column) if sd is not None and len(entry.get("per_seed", ())) > 1 else ""
 
 
 def _best(means: Sequence[float], column: Column) -> str | None:
-    """The best mean as it is shown; None where nothing is to be won, as when all are alike. Sending nothing at all wins nothing."""
-    known = [mean for mean in means if mean > 0 or not column.key.startswith("bytes")]
+    """The best mean as it is shown; None where nothing is to be won, as when all are alike. Costing nothing wins nothing either."""
+    known = [mean for mean in means if column not in COST or _shown(mean, column).strip("0.")]
     if column.better == "neither" or len({_shown(mean, column) for mean in known}) < 2:
         return None
     return _shown(min(known, key=_rank(column.better)), column)
@@ -151,14 +167,6 @@ def _rank(better: Better) -> Callable[[float], float]:
 
 def _shown(value: float, column: Column) -> str:
     return f"{value * column.factor:,.{column.digits}f}"
-
-
-def _text(entry: Mapping[str, Any], column: Column) -> str:
-    mean, sd = _mean(entry, column), entry.get("sd", {}).get(column.key)
-    if mean is None:
-        return "–"
-    several = len(entry.get("per_seed", ())) > 1
-    return f"{_shown(mean, column)} ± {_shown(sd, column)}" if sd is not None and several else _shown(mean, column)
 
 
 def comparison_table(summary: Mapping[str, Any], keys: Sequence[str] = COMPACT) -> list[list[str]]:

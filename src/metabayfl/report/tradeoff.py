@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from metabayfl.report.axes import Axis, Frame, draw_axes, linear, log_ticks, padded, vertical
+from metabayfl.report.axes import Axis, Frame, draw_axes, linear, log_ticks, padded, spread, vertical
 from metabayfl.report.series import Series
-from metabayfl.report.svg import Markup, Point, dot, group, line, picture, text
+from metabayfl.report.svg import Markup, Point, curve, dot, group, line, picture, text
 
 LETTER = 6.7
-Box = tuple[float, float, float, float]
+NEAR = 40.0
+"""Dots so near to each other on the axis of bytes share a column of names, pixels."""
 
 
 class Mark(NamedTuple):
@@ -52,7 +53,7 @@ def tradeoff_chart(marks: Sequence[Mark], width: float) -> Markup:
     ]
     told = "NLL against bytes sent and received by a client in a round, for each algorithm"
     axes = draw_axes(frame, x, y, "bytes a client sends and receives in a round (log)", "NLL, nats")
-    return picture(width, 340.0, told, axes, *whiskers, *dots, _labels(marks, places, frame))
+    return picture(width, 340.0, told, axes, *whiskers, _labels(marks, places, frame), *dots)
 
 
 def _bytes_axis(sizes: Sequence[float], frame: Frame) -> Axis:
@@ -67,26 +68,35 @@ def _bytes_axis(sizes: Sequence[float], frame: Frame) -> Axis:
 
 
 def _labels(marks: Sequence[Mark], places: Sequence[Point], frame: Frame) -> Markup:
-    """Each name at the first free place around its dot: right, left, above, below, and further off."""
-    taken: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in places]
-    parts = []
-    for mark, (x, y) in zip(marks, places, strict=True):
-        box = _free(x, y, LETTER * len(mark.look.name), taken, frame)
-        taken.append(box)
-        parts.append(text(box[0], box[3] - 3, mark.look.name, "name"))
-    return group(*parts)
+    """Names beside the dots; dots of nearly the same size share a column of names, with a thin line to each."""
+    return group(*(_column([marks[at] for at in cluster], [places[at] for at in cluster], places, frame) for cluster in _clusters(places)))
 
 
-def _free(x: float, y: float, width: float, taken: Sequence[Box], frame: Frame) -> Box:
-    spots: list[Box] = []
-    for far in (0.0, 14.0, 28.0, 42.0):
-        starts = [(x + 10, y + 5), (x - width - 10, y + 5), (x - width / 2, y - 10), (x - width / 2, y + 20)]
-        spots += [
-            (left, base + shift - 11, left + width, base + shift + 3) for left, base in starts for shift in ((0.0,) if not far else (-far, far))
-        ]
-    inside = [box for box in spots if box[0] >= frame.left and box[2] <= frame.right + 12 and box[1] >= frame.top - 8 and box[3] <= frame.bottom]
-    return next((box for box in inside if not any(_overlap(box, other) for other in taken)), (inside or spots)[0])
+def _clusters(places: Sequence[Point]) -> list[list[int]]:
+    order = sorted(range(len(places)), key=lambda at: places[at][0])
+    clusters: list[list[int]] = []
+    for at in order:
+        if clusters and places[at][0] - places[clusters[-1][-1]][0] < NEAR:
+            clusters[-1].append(at)
+        else:
+            clusters.append([at])
+    return clusters
 
 
-def _overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _column(marks: Sequence[Mark], own: Sequence[Point], every: Sequence[Point], frame: Frame) -> Markup:
+    width = LETTER * max(len(mark.look.name) for mark in marks)
+    heights = spread([y for _, y in own], 16.0, frame.top, frame.bottom - 6.0)
+    right, left = max(x for x, _ in own) + 16.0, min(x for x, _ in own) - 16.0
+    column = (
+        (right, right + width) if _hidden(right, right + width, heights, every, frame) <= _hidden(left - width, left, heights, every, frame) else None
+    )
+    start, anchor = (right, "start") if column else (left, "end")
+    towards = start - 3.0 if column else start + 3.0
+    lines = [curve([place, (towards, height)], f"leader {mark.look.css}") for mark, place, height in zip(marks, own, heights, strict=True)]
+    return group(*lines, *(text(start, height + 4, mark.look.name, "name", anchor) for mark, height in zip(marks, heights, strict=True)))
+
+
+def _hidden(left: float, right: float, heights: Sequence[float], every: Sequence[Point], frame: Frame) -> float:
+    """How bad a column of names stands: dots under its names, and pixels outside the frame."""
+    covered = sum(left - 6 < x < right + 6 and abs(y - height) < 12 for x, y in every for height in heights)
+    return covered + max(0.0, frame.left - left) + max(0.0, right - frame.right - 14.0)

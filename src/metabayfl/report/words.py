@@ -36,7 +36,8 @@ TRAINING_LOSS = Words(
 RELIABILITY = Words(
     "Can the stated confidence be believed?",
     "Predictions are sorted into 15 bins by their stated confidence. Each bar is the share that was right; its dot stands at the mean confidence.",
-    "On the dashed diagonal confidence is deserved. Dots below it are overconfident, above it too modest. The small bars count predictions.",
+    "On the dashed diagonal confidence is deserved; dots below it are overconfident, above it too modest. Large dots and tall small bars show "
+    "where most predictions are; a small dot may be chance.",
 )
 CLIENTS = Words(
     "Is every client served well?",
@@ -46,7 +47,8 @@ CLIENTS = Words(
 UNCERTAINTY = Words(
     "Does the model know when it does not know?",
     "Total uncertainty (entropy, in nats) of right predictions, wrong ones, and samples of classes that the client never showed the model.",
-    "0 is complete certainty. A good model is certain where it is right, less so where it errs or has seen nothing alike. Lines mark medians.",
+    "0 is certainty. A good model is certain where it is right, less so where it errs or has seen nothing alike. Hills are drawn equally high; "
+    "lines mark medians.",
 )
 EPISTEMIC = Words(
     "Uncertainty that more data would remove",

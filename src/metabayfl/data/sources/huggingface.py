@@ -95,12 +95,15 @@ def _arrays(parts: list[Any], options: DataOptions, names: list[str], title: str
     for what, column in (("target", wanted[0]), ("client", options.client), ("flag", options.flag)):
         if column:
             need_column(column, names, f"{what} column", title)
-    pixels = [_pixels(value) for value in _column(parts, options.x)]
+    given = _column(parts, options.x)
+    pixels = [_pixels(value) for value in given]
     shapes = sorted({value.shape for value in pixels})
     if len(shapes) != 1:
         raise DataError(f"{title}: column {options.x!r} has inputs of the shapes {', '.join(map(str, shapes))}; expected one shape. Resize them.")
     own = labels(_column(parts, options.client)) if client is None and options.client else client
-    raw = from_arrays(np.stack(pixels), _column(parts, wanted[0]), name=title, kind=options.kind, layout=options.layout, targets=wanted)
+    # A colour image of pillow has its channels last, whatever its size; only for plain lists does the shape have to tell.
+    layout = "channels_last" if options.layout == "auto" and hasattr(given[0], "convert") and pixels[0].ndim == 3 else options.layout
+    raw = from_arrays(np.stack(pixels), _column(parts, wanted[0]), name=title, kind=options.kind, layout=layout, targets=wanted)
     return raw._replace(client=own, flag=as_flag(_column(parts, options.flag), options.flag) if options.flag else None)
 
 
