@@ -184,8 +184,8 @@ POSTERIOR: Tree = {"head": {"mean": torch.ones(2, 3), "count": torch.tensor([4, 
 
 def test_a_posterior_comes_back_with_its_strategy(tmp_path: Path) -> None:
     save_posterior(tmp_path / "p", POSTERIOR, strategy(), {"threshold": 0.7})
-    for at_hand in (None, strategy()):
-        posterior, origin, about = load_posterior(tmp_path / "p", POSTERIOR, at_hand)
+    for template, at_hand in ((None, None), (POSTERIOR, strategy())):
+        posterior, origin, about = load_posterior(tmp_path / "p", template, at_hand)
         assert equal(posterior, POSTERIOR)
         assert origin.digest() == strategy().digest()
         assert equal(origin.meta, int8().round_trip(meta(), None))

@@ -155,6 +155,12 @@ def test_a_number_alone_and_zeros_are_kept(codec: Codec) -> None:
     assert equal(seen, codec.decode(codec.encode(value, KEY), value))
 
 
+def test_trees_without_fractions_travel_too(codec: Codec) -> None:
+    for value in ({}, {"n": torch.tensor([1, 2])}):
+        assert equal(codec.round_trip(value, KEY), value)
+        assert equal(codec.decode(codec.encode(value, KEY), value), value)
+
+
 def test_codes_by_hand() -> None:
     (codes, alone), scales = quantise([torch.tensor([7.0, -3.4, 0.5, -0.6]), torch.tensor(-14.0)], 7, None)
     assert (codes.tolist(), alone.tolist(), scales.tolist()) == ([7, -3, 0, -1], -7, [1.0, 2.0])

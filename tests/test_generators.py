@@ -91,11 +91,11 @@ def test_hashed_is_a_count_sketch_with_unbiased_inner_products() -> None:
     a = random.normal(random.key(1), (count,), torch.float64)
     b = a + random.normal(random.key(2), (count,), torch.float64)
 
-    def sketched(seed: int) -> torch.Tensor:
-        bucket, sign = count_sketch(random.key(seed), count, size)
+    def sketched(key: torch.Tensor) -> torch.Tensor:
+        bucket, sign = count_sketch(key, count, size)
         return torch.zeros(2, size, dtype=torch.float64).index_add(1, bucket, torch.stack([a, b]) * sign).prod(0).sum()
 
-    products = torch.stack([sketched(seed) for seed in range(2000)])
+    products = torch.func.vmap(sketched)(random.keys(random.key(0), 2000))
     standard_error = float(products.std() / math.sqrt(len(products)))
     assert abs(float(products.mean() - a @ b)) < 3 * standard_error
     # Charikar, Chen, Farach-Colton: the variance is at most (|a|^2 |b|^2 + (a.b)^2) / D

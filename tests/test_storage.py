@@ -173,6 +173,19 @@ def test_a_folder_that_cannot_be_synced_is_no_failure(tmp_path: Path, monkeypatc
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
+def test_a_disk_that_fails_on_the_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_fsync = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        real_fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(StorageError, match="Input/output error"):
+        storage.write_bytes(tmp_path / "a", b"x")
+
+
 def test_figures_without_a_value_are_null(tmp_path: Path) -> None:
     value = {"nan": math.nan, "inf": [math.inf, np.float32(0.5)], "count": np.int64(3), "flag": np.bool_(True), "zero": torch.tensor(2)}
     storage.write_json(tmp_path / "a.json", value)

@@ -72,7 +72,7 @@ def hashed(model: Model, *, seed: int = 0, size: int = 5000) -> Generator:
     part = _hash(random.key(seed), units, size)
 
     def body(z: Tree) -> Tree:
-        pieces = part.offset(z).split([leaf.numel() for leaf in leaves])
+        pieces = torch.split(part.offset(z), [leaf.numel() for leaf in leaves])
         return tree.like(start, [_moved(leaf, piece.view(leaf.shape)) for leaf, piece in zip(leaves, pieces, strict=True)])
 
     return Generator("hashed", lambda key: tree.map(torch.clone, part.blocks), body)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from metabayfl import random, tree
-from metabayfl.errors import ConfigError
+from metabayfl.errors import ConfigError, ModelError
 from metabayfl.types import Key, Model, Prediction, Tree
 
 
@@ -55,13 +55,14 @@ def isotropic(params: Tree, paths: Iterable[str], sd: float) -> Tree:
     """A posterior around ``params`` with one standard deviation for the leaves at ``paths``; the others are point parameters.
 
     Raises:
-        ConfigError: if ``sd`` is not positive or there is no path.
+        ConfigError: if ``sd`` is not positive.
+        ModelError: if there is no path.
     """
     chosen = pick(params, paths)
-    if sd <= 0.0 or not chosen:
-        raise ConfigError(
-            f"a Gaussian over {len(chosen)} parameters with sd {sd}: expected at least one parameter and sd > 0; pass another sd or model"
-        )
+    if not chosen:
+        raise ModelError(f"a Gaussian over none of the parameters {', '.join(tree.paths(params))}: expected at least one; pass a model with dense layers")
+    if not sd > 0.0:
+        raise ConfigError(f"the standard deviation of a posterior is {sd}, expected a number above 0")
     return {"mean": params, "log_sd": tree.map(lambda leaf: torch.full_like(leaf, sd).log(), chosen)}
 
 

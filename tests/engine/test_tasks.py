@@ -60,3 +60,11 @@ def test_chunks_hold_everyone_once_within_the_limit_and_at_most_double_a_client(
     assert sorted(np.concatenate(parts).tolist()) == list(range(57))
     assert max(len(part) for part in parts) <= 8
     assert all(sizes[part].max() <= max(16, 2 * sizes[part].min()) for part in parts)
+
+
+def test_a_round_takes_at_most_so_many_samples(federation: Federation) -> None:
+    index = np.array([0, 4])
+    keys = tasks.client_keys(random.key(0), federation.train, index)
+    block = tasks.block(federation.train, index, keys, 0.5, CPU, 8)
+    counts = block.tasks.support.mask.sum(1) + block.tasks.query.mask.sum(1)
+    assert counts.tolist() == [5.0, 8.0]

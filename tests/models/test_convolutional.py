@@ -193,3 +193,23 @@ def test_inputs_that_vanish_are_refused(name: str, shape: tuple[int, ...]) -> No
 def test_options_that_mean_nothing_are_refused(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name}: .*{message}"):
         BUILDERS[name](SHAPES[name], 3, **options)
+
+
+def test_images_are_mirrored_only_with_a_key() -> None:
+    plain, always, half = (cnn((2, 9, 8), 3, dropout=0.0, flip=share) for share in (0.0, 1.0, 0.5))
+    params, x = parameters(plain), inputs("cnn", 40)
+    straight, mirrored = plain.apply(params, x, None), plain.apply(params, x.flip(-1), None)
+    assert torch.equal(always.apply(params, x, None), straight)
+    assert torch.equal(always.apply(params, x, KEY), mirrored)
+    assert torch.equal(always.features(params["body"], x, KEY), plain.features(params["body"], x.flip(-1), None))
+    seen = half.apply(params, x, KEY)
+    turned = (seen == mirrored).all(1)
+    assert torch.equal(seen, torch.where(turned[:, None], mirrored, straight))
+    assert 20 - 5 * 10**0.5 < int(turned.sum()) < 20 + 5 * 10**0.5
+    assert torch.allclose(half.apply(params, x[:7], KEY), seen[:7], atol=1e-12)
+
+
+@pytest.mark.parametrize("flip", [-0.1, 1.5, "often"])
+def test_a_share_that_is_none_is_refused(flip: object) -> None:
+    with pytest.raises(ConfigError, match="flip="):
+        cnn((2, 9, 8), 3, flip=flip)  # type: ignore[arg-type]

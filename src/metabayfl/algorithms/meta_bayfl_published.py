@@ -42,7 +42,7 @@ class Local(NamedTuple):
 
     batch_size: int
     kl_weight: float
-    kl_scale: KlScale
+    whole_kl: bool  # not divided by the number of examples
     prior_sd: float
 
 
@@ -80,18 +80,19 @@ def meta_bayfl_published(
 
     Raises:
         ConfigError: for a number outside its range or an unknown ``kl_scale``.
+        ModelError: from ``init``, if the model has no dense layer.
     """
     _check(client_lrs, kl_scale, batch_size=batch_size, local_epochs=local_epochs, trial_epochs=trial_epochs)
     require("samples", samples, least=1)
     require("validation_share", validation_share, above=0, below=1)
     for name, value in {"kl_weight": kl_weight, "prior_sd": prior_sd, "initial_sd": initial_sd}.items():
         require(name, value, above=0)
-    how = Local(batch_size, kl_weight, kl_scale, prior_sd)
+    how = Local(batch_size, kl_weight, kl_scale == "published", prior_sd)
 
     def init(key: Key) -> Tree:
         params = model.init(key)
-        chosen = posterior.pick(params, posterior.dense_paths(params))
-        return {"mean": params, "rho": tree.map(lambda leaf: torch.full_like(leaf, math.log(math.expm1(initial_sd))), chosen)}
+        start = posterior.isotropic(params, posterior.dense_paths(params), initial_sd)
+        return {"mean": params, "rho": tree.map(lambda log_sd: torch.log(torch.expm1(torch.exp(log_sd))), start["log_sd"])}
 
     def local(meta: Tree, batch: Batch, key: Key) -> tuple[Tree, Metrics]:
         practice, held = hold_out(batch, validation_share, random.fold(key, "hold out"))
@@ -158,7 +159,7 @@ def pick_rate(rates: Tensor, losses: Tensor) -> Tensor:
 
 def train(model: Model, state: Tree, batch: Batch, key: Key, rate: Tensor, epochs: int, how: Local) -> tuple[Tree, Metrics]:
     """Adam from ``state``, afresh, on the free energy of minibatches; the metrics hold the NLL that the examples had, averaged over epochs."""
-    adam, slope = optimizers.adam(1.0, eps=1e-7), grad_and_value(_free_energy, has_aux=True)
+    adam, slope = optimizers.adam(1.0, eps=1e-7), grad_and_value(free_energy, has_aux=True)
     moments, total, count = adam.init(state), torch.zeros((), dtype=rate.dtype, device=rate.device), examples(batch)
     parts = minibatches(batch, how.batch_size, epochs, key)
     for index, part in enumerate(parts):
@@ -172,16 +173,16 @@ def train(model: Model, state: Tree, batch: Batch, key: Key, rate: Tensor, epoch
     return state, {"loss": total.detach() / max(epochs, 1), "examples": count}
 
 
-def _free_energy(state: Tree, model: Model, part: Batch, count: Tensor, key: Key, how: Local) -> tuple[Tensor, Tensor]:
+def free_energy(state: Tree, model: Model, part: Batch, count: Tensor, key: Key, how: Local) -> tuple[Tensor, Tensor]:
     """Mean NLL of ``part`` under one draw plus the KL's share; the NLL apart. ``count`` is ``n``, the training examples."""
     q = as_posterior(state)
     prior = {"mean": tree.zeros_like(q["mean"]), "log_sd": tree.map(lambda leaf: torch.full_like(leaf, math.log(how.prior_sd)), q["log_sd"])}
     params = tree.map(lambda leaf: leaf.squeeze(0), posterior.draw(q, random.fold(key, "weights"), 1))
     nll = mean_loss(model.likelihood, model.apply(params, part.x, random.fold(key, "dropout")), part)
-    weight = how.kl_weight / (torch.clamp(count, min=1.0) if how.kl_scale == "elbo" else 1.0)
+    weight = how.kl_weight if how.whole_kl else how.kl_weight / torch.clamp(count, min=1.0)
     return nll + weight * posterior.kl(q, prior), nll
 
 
 def _judge(model: Model, state: Tree, practice: Batch, held: Batch, key: Key, how: Local) -> Tensor:
     """The loss of a trial on the part set aside, KL included, as the published code has it."""
-    return _free_energy(state, model, held, examples(practice), random.fold(key, "judge"), how)[0]
+    return free_energy(state, model, held, examples(practice), random.fold(key, "judge"), how)[0]

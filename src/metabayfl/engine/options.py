@@ -19,6 +19,8 @@ class TrainOptions:
         sampler: which clients take part: ``uniform``, ``size`` or ``diverse``.
         weighting: how messages count: ``examples`` or ``uniform``.
         support_share: share of a training client's samples that is the support set of its task; the split is drawn anew every round.
+        task_samples: a training client brings at most this many samples to a round, drawn anew each time; 0 for all. Set it near the number that new
+            clients will have where training clients have many more.
         validate_every: rounds between two looks at the validation clients; 0 never looks, and the last strategy is kept.
         patience: looks without a better loss after which the run stops; 0 never stops early. The best strategy seen is kept either way.
         checkpoint_every: rounds between two checkpoints.
@@ -32,6 +34,7 @@ class TrainOptions:
     sampler: str = "uniform"
     weighting: str = "examples"
     support_share: float = 0.5
+    task_samples: int = 0
     validate_every: int = 10
     patience: int = 0
     checkpoint_every: int = 10
@@ -49,6 +52,6 @@ class TrainOptions:
         for name in ("cohort", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 1 or more")
-        for name in ("rounds", "validate_every", "patience", "chunk"):
+        for name in ("rounds", "task_samples", "validate_every", "patience", "chunk"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")

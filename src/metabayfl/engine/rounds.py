@@ -106,9 +106,10 @@ def run_cohort(
     device = torch.device(options.device)
     limit = options.chunk or cohort.chunk_limit(tree.size(seen), 1)
     names = tasks.client_keys(key, clients, positions)
+    sizes = np.minimum(clients.sizes[positions], options.task_samples or np.inf).astype(np.int64)
     blocks = (
-        tasks.block(clients, positions[rows], names[torch.from_numpy(rows)], options.support_share, device)
-        for rows in tasks.chunks(clients.sizes[positions], limit)
+        tasks.block(clients, positions[rows], names[torch.from_numpy(rows)], options.support_share, device, options.task_samples)
+        for rows in tasks.chunks(sizes, limit)
     )
     if options.vectorise and cohort.takes_one_pass(algorithm, combine):
         return combine.finish(cohort.total([cohort.one_pass(algorithm, combine, seen, block) for block in blocks]))

@@ -54,15 +54,17 @@ def chunks(sizes: NDArray[np.int64], limit: int) -> list[NDArray[np.int64]]:
     return out
 
 
-def block(clients: Clients, positions: NDArray[np.int64], keys: Tensor, support_share: float, device: torch.device) -> Block:
-    """Read these clients, shuffle each by its key, split it into support and query, pad and stack.
+def block(
+    clients: Clients, positions: NDArray[np.int64], keys: Tensor, support_share: float, device: torch.device, most: int = 0
+) -> Block:
+    """Read these clients, shuffle each by its key, take ``most`` samples (0: all), split them into support and query, pad and stack.
 
-    The split is drawn anew every round, since the key holds the round.
+    The samples and the split are drawn anew every round, since the key holds the round.
     """
     data = [clients.read(int(position)) for position in positions]
     sizes = np.array([len(y) for _, y in data])
-    supports = support_sizes(sizes, support_share)
-    orders = _orders(keys, sizes)
+    orders = [order[: most or None] for order in _orders(keys, sizes)]
+    supports = support_sizes(np.array([len(order) for order in orders]), support_share)
     near = [order[:cut] for order, cut in zip(orders, supports, strict=True)]
     far = [order[cut:] for order, cut in zip(orders, supports, strict=True)]
     return Block(Task(_pad(data, near, device), _pad(data, far, device)), keys.to(device))

@@ -162,13 +162,14 @@ def draw(prior: Tree, statistics: Tree, evidence: Tree, features: Tensor, key: K
 def _hot(memory: Tree, classes: int) -> Tensor:
     """One-hot labels ``(N, K)`` in the type of the features, zero in padded rows."""
     labels: Tensor = memory["y"].unsqueeze(-1)
-    hit = (labels == torch.arange(classes, device=labels.device)) & (memory["mask"] > 0).unsqueeze(-1)
+    mask: Tensor = memory["mask"].unsqueeze(-1)
+    hit = (labels == torch.arange(classes, device=labels.device)) & (mask > 0)
     return hit.to(memory["features"].dtype)
 
 
 def _log_shares(posterior: Tree) -> Tensor:
-    a: Tensor = posterior["a"]
-    return torch.log(a / a.sum()) * posterior["eta"]
+    out: Tensor = posterior["eta"] * torch.log(posterior["a"] / posterior["a"].sum())
+    return out
 
 
 def _log_normal(features: Tensor, mean: Tensor, kappa: Tensor, t: Tensor) -> Tensor:
@@ -179,8 +180,8 @@ def _log_density(posterior: Tree, features: Tensor) -> Tensor:
     """The second term of ``l_c``, ``(N, K)``, as matrix products so that nothing of size N K M is built."""
     centre = posterior["mean"].mean(0).detach()  # a common shift: it keeps the squares small and changes no value, hence no gradient
     shifted, mean = features - centre, posterior["mean"] - centre
-    weight: Tensor = posterior["t"] / (1.0 + 1.0 / posterior["kappa"])
-    squares = (shifted**2) @ weight.T - 2.0 * shifted @ (weight * mean).T + (weight * mean**2).sum(-1)
+    weight = posterior["t"] / (1.0 + 1.0 / posterior["kappa"])
+    squares: Tensor = (shifted**2) @ weight.T - 2.0 * shifted @ (weight * mean).T + (weight * mean**2).sum(-1)
     return -0.5 * (squares + torch.log1p(1.0 / posterior["kappa"]).sum(-1))
 
 

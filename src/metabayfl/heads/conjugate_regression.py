@@ -44,7 +44,7 @@ def conjugate_regression(targets: int, width: int, rank: int = 1) -> Head:
 
 
 def init(targets: int, width: int, rank: int, key: Key) -> Tree:
-    """The prior before training: ``K0 = 0``, ``Lambda0`` close to the identity, noise variance 1/e (targets are standardised), 9.4 degrees of freedom.
+    """The prior before training: ``K0 = 0``, ``Lambda0`` close to the identity, noise variance 1/e of the targets', 9.4 degrees of freedom.
 
     ``U`` starts small and random: at ``U = 0`` the gradient of ``U U'`` vanishes.
     """

@@ -58,7 +58,8 @@ def draw(evidence: Tree, samples: int, key: Key) -> tuple[Tensor, Tensor]:
 
 def mix_classes(weight: Tensor, log_probs: Tensor) -> Tensor:
     """Mixed class probabilities ``(N, K)`` of predictives ``(G, N, K)``."""
-    return torch.tensordot(weight, log_probs.exp(), dims=1)
+    mixed: Tensor = torch.tensordot(weight, log_probs.exp(), dims=1)
+    return mixed
 
 
 def mix_students(weight: Tensor, each: RegressionPrediction) -> RegressionPrediction:
@@ -68,7 +69,8 @@ def mix_students(weight: Tensor, each: RegressionPrediction) -> RegressionPredic
     """
 
     def average(values: Tensor) -> Tensor:
-        return torch.tensordot(weight, values, dims=1)
+        mixed: Tensor = torch.tensordot(weight, values, dims=1)
+        return mixed
 
     mean, aleatoric = average(each.mean), average(each.aleatoric)
     epistemic = average(each.epistemic + (each.mean - mean) ** 2)

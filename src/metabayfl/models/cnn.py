@@ -61,7 +61,7 @@ def cnn(
         >>> model.dense
         DenseLayer(name='dense', channels=24, space=49)
     """
-    if not 0.0 <= flip <= 1.0:
+    if not isinstance(flip, (int, float)) or not 0.0 <= flip <= 1.0:
         raise ConfigError(f"cnn: flip={flip!r}, expected a share from 0 to 1")
     plain = convolutional(IMAGES, shape, outputs, kind, channels, width, kernel, dropout)
     return augmented(plain, lambda x, key: mirrored(x, random.fold(key, "flip"), flip)) if flip else plain

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from metabayfl.report import key
 from metabayfl.report.axes import Axis, Frame, draw_axes, horizontal, percent, short, spread, vertical
 from metabayfl.report.series import Series
 from metabayfl.report.svg import NOTHING, Markup, Point, curve, group, line, picture, text
@@ -47,7 +48,7 @@ def line_chart(lines: Sequence[Line], plot: Plot, width: float) -> Markup:
     drawn = [one for one in lines if one.points]
     named = width >= ROOM
     right = max((len(one.look.name) for one in drawn), default=0) * LETTER + 56 if named else 14.0
-    key_rows = 0 if named else -(-len(drawn) // 2)
+    below = 0.0 if named else 8.0 + key.STEP * key.rows(len(drawn))
     frame = Frame(48.0, 30.0, width - right, plot.height - 46.0)
     x = horizontal(plot.x_domain, frame, plot.x_label, count=5 if named else 4)
     y = vertical(plot.y_domain, frame, plot.y_label)
@@ -56,7 +57,7 @@ def line_chart(lines: Sequence[Line], plot: Plot, width: float) -> Markup:
     names = _end_labels(drawn, paths, frame) if named else _key(drawn, paths, width, plot.height + 8.0)
     return picture(
         width,
-        plot.height + 18.0 * key_rows + (8.0 if key_rows else 0.0),
+        plot.height + below,
         plot.description,
         draw_axes(frame, x, y, plot.x_title, plot.y_title),
         _ideal(plot, x, y),
@@ -90,13 +91,7 @@ def _end_labels(lines: Sequence[Line], paths: Sequence[Sequence[Point]], frame: 
 def _key(lines: Sequence[Line], paths: Sequence[Sequence[Point]], width: float, top: float) -> Markup:
     """Names in the order of the lines' ends, the highest first, so that the key can be read beside the picture."""
     order = sorted(range(len(lines)), key=lambda at: paths[at][-1][1])
-    rows = -(-len(lines) // 2)
-    parts = []
-    for place, at in enumerate(order):
-        left, middle = 8.0 + (place // rows) * width / 2, top + 18.0 * (place % rows)
-        parts.append(line((left, middle), (left + 20, middle), f"stroke {lines[at].look.css}"))
-        parts.append(text(left + 26, middle + 4, lines[at].look.name, "name"))
-    return group(*parts)
+    return key.key([lines[at].look for at in order], width, top, lambda left, middle, css: line((left, middle), (left + 20, middle), f"stroke {css}"))
 
 
 def referral_chart(lines: Sequence[Line], width: float) -> Markup:

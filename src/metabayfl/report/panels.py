@@ -10,7 +10,7 @@ from metabayfl.report.axes import Frame, draw_axes, horizontal, percent, short, 
 from metabayfl.report.series import Series
 from metabayfl.report.svg import NOTHING, Markup, Point, area, curve, dot, group, line, picture, rect, text
 
-WIDTH = 270.0
+WIDTH = 254.0
 
 
 class Bins(NamedTuple):

@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from metabayfl.report import key
 from metabayfl.report.axes import Axis, Frame, draw_axes, linear, log_ticks, padded, spread, vertical
 from metabayfl.report.series import Series
 from metabayfl.report.svg import Markup, Point, curve, dot, group, line, picture, text
 
 LETTER = 6.7
+ROOM = 560
+"""Pictures at least so wide have names beside their dots."""
 NEAR = 40.0
 """Dots so near to each other on the axis of bytes share a column of names, pixels."""
 
@@ -53,7 +56,10 @@ def tradeoff_chart(marks: Sequence[Mark], width: float) -> Markup:
     ]
     told = "NLL against bytes sent and received by a client in a round, for each algorithm"
     axes = draw_axes(frame, x, y, "bytes a client sends and receives in a round (log)", "NLL, nats")
-    return picture(width, 340.0, told, axes, *whiskers, _labels(marks, places, frame), *dots)
+    if width >= ROOM:
+        return picture(width, 340.0, told, axes, *whiskers, _labels(marks, places, frame), *dots)
+    names = key.key([mark.look for mark in marks], width, 348.0, lambda left, middle, css: dot(left + 10, middle, 6.0, f"fill {css}"))
+    return picture(width, 348.0 + key.STEP * key.rows(len(marks)), told, axes, *whiskers, *dots, names)
 
 
 def _bytes_axis(sizes: Sequence[float], frame: Frame) -> Axis:
