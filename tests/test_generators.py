@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from metabayfl import random, tree
+from metabayfl.compression import int8
 from metabayfl.errors import ConfigError, ModelError
 from metabayfl.generators import GENERATORS, Generator, count_sketch, full, hashed, mixed, separable, theta0
+from metabayfl.heads import conjugate_classification
 from metabayfl.models.cnn import cnn
+from metabayfl.models.cnn1d import cnn1d
 from metabayfl.models.mlp import mlp
 from metabayfl.types import DenseLayer, Model, Tree
 
@@ -201,3 +205,23 @@ def test_bad_options_say_what_to_do() -> None:
         separable(IMAGES._replace(dense=DenseLayer("dense", 10, 10)))
     with pytest.raises(ModelError, match="no such weight"):
         separable(IMAGES._replace(dense=DenseLayer("nowhere", 24, 49)))
+
+
+def test_the_documented_sizes_are_the_computed_ones() -> None:
+    """The table of docs/strategy.md: the numbers of the whole strategy, and the bytes that it takes with the default codec."""
+    models = {
+        "cnn (1, 28, 28) 10": IMAGES,
+        "cnn (3, 32, 32) 10": cnn((3, 32, 32), 10),
+        "cnn1d (9, 128) 6": cnn1d((9, 128), 6),
+        "mlp (20,) 2 hidden=(64, 32)": mlp((20,), 2, hidden=(64, 32)),
+    }
+    page = (Path(__file__).parents[1] / "docs" / "strategy.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split("|") for line in page.splitlines() if line.startswith(("| `cnn", "| `mlp"))]
+    documented = {name.strip(" `"): [int(number.replace(",", "")) for number in numbers] for name, *numbers in rows}
+    assert documented.keys() == models.keys()
+    for name, model in models.items():
+        head = tree.size(conjugate_classification(model.outputs, model.width).init(random.key(0)))
+        sizes = [tree.size(build(model).init(random.key(0))) + head for build in GENERATORS.values()]
+        assert documented[name] == [tree.size(model.init(random.key(0))), *sizes]
+    strategy = {"z": mixed(IMAGES).init(random.key(0)), "head": conjugate_classification(10, 32).init(random.key(0))}
+    assert 7681 < len(int8().encode(strategy, None)) <= 7681 + 70

@@ -11,7 +11,7 @@ from torch import nn
 from metabayfl import random, tree
 from metabayfl.errors import ConfigError
 from metabayfl.models.mlp import mlp
-from metabayfl.models.model import assemble, layer, uniform_weight
+from metabayfl.models.model import assemble, augmented, layer, uniform_weight
 from metabayfl.types import DenseLayer
 from scenarios import double
 
@@ -87,6 +87,16 @@ def test_the_head_may_stand_on_another_activation() -> None:
     params = double(model.init(KEY))
     torch.testing.assert_close(model.apply(params, X, None), torch.tanh(X.flatten(1)) @ params["head"]["weight"].mT + params["head"]["bias"])
     assert model.dense is None
+
+
+def test_augmentation_changes_inputs_in_training_alone() -> None:
+    plain = mlp((2, 3), 3, hidden=(4,))
+    model, params = augmented(plain, lambda x, key: x + random.normal(key, tuple(x.shape), x.dtype)), double(plain.init(KEY))
+    shifted = X + random.normal(KEY, tuple(X.shape), X.dtype)
+    assert torch.equal(model.apply(params, X, None), plain.apply(params, X, None))
+    assert torch.equal(model.features(params["body"], X, None), plain.features(params["body"], X, None))
+    assert torch.equal(model.apply(params, X, KEY), plain.apply(params, shifted, KEY))
+    assert torch.equal(model.features(params["body"], X, KEY), plain.features(params["body"], shifted, KEY))
 
 
 def test_vectorised_over_parameters_equals_the_loop() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scenarios import small_model, squared_error_model
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
@@ -12,6 +11,7 @@ from metabayfl import posterior, random, tree
 from metabayfl.errors import ConfigError, ModelError
 from metabayfl.models import cnn
 from metabayfl.types import ClassPrediction, RegressionPrediction, Tree
+from scenarios import small_model, squared_error_model
 
 F64 = torch.float64
 KEY = random.key(4)

@@ -60,7 +60,9 @@ def isotropic(params: Tree, paths: Iterable[str], sd: float) -> Tree:
     """
     chosen = pick(params, paths)
     if not chosen:
-        raise ModelError(f"a Gaussian over none of the parameters {', '.join(tree.paths(params))}: expected at least one; pass a model with dense layers")
+        raise ModelError(
+            f"a Gaussian over none of the parameters {', '.join(tree.paths(params))}: expected at least one; pass a model with dense layers"
+        )
     if not sd > 0.0:
         raise ConfigError(f"the standard deviation of a posterior is {sd}, expected a number above 0")
     return {"mean": params, "log_sd": tree.map(lambda leaf: torch.full_like(leaf, sd).log(), chosen)}

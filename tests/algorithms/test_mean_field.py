@@ -6,8 +6,6 @@ import time
 
 import pytest
 import torch
-from quadratics import class_batch, smooth_model
-from scenarios import batch, double, padded, small_model, squared_error_model
 from torch import Tensor
 from torch.func import grad, vmap
 
@@ -16,6 +14,8 @@ from metabayfl.algorithms.mean_field import Steps, expected_loss, mean_field, va
 from metabayfl.errors import ConfigError
 from metabayfl.models import mlp
 from metabayfl.types import Batch, Key, Model, Task, Tree
+from quadratics import class_batch, smooth_model
+from scenarios import batch, double, padded, small_model, squared_error_model
 
 F64 = torch.float64
 KEY = random.key(7)
@@ -45,14 +45,14 @@ def answer(prior: Tree, support: Batch, kl_weight: float) -> tuple[Tensor, Tenso
 
 
 @pytest.mark.parametrize("kl_weight", [1.0, 0.1])
-@pytest.mark.parametrize("rate", [0.02, 0.3])
+@pytest.mark.parametrize("rate", [0.1, 0.3])
 def test_proximal_steps_along_the_expected_gradient_reach_the_mean_field_posterior(kl_weight: float, rate: float) -> None:
     _, support, prior = conjugate()
     hessian, slope = support.x.T @ support.x / N, support.x.T @ support.y[:, 0] / N
     mean0, log_sd0 = posterior.vectors(prior)
     prox = posterior.prox(log_sd0, torch.tensor(rate * kl_weight / N, dtype=F64))
     shift, ratio = torch.zeros(P, dtype=F64), torch.ones(P, dtype=F64)
-    for _ in range(5000):
+    for _ in range(1500):
         descents = rate * (hessian @ (mean0 + shift) - slope), rate * hessian.diagonal() * S0 * ratio
         shift, ratio = posterior.step_mean(prox, shift, descents[0]), posterior.step_sd(prox, ratio, descents[1])
     torch.testing.assert_close((mean0 + shift, S0 * ratio), answer(prior, support, kl_weight), rtol=1e-9, atol=1e-9)
@@ -217,7 +217,7 @@ def test_a_cohort_is_much_faster_than_its_clients_one_by_one() -> None:
     cohort = vmap(algorithm.client, (None, 0, 0))
     loop(1)
     together = min(seconds(cohort, meta, Task(part, part), keys) for _ in range(2))
-    alone = 20 * min(seconds(loop, 5) for _ in range(2))
+    alone = 33 * min(seconds(loop, 3) for _ in range(2))
     assert alone > 5 * together
 
 

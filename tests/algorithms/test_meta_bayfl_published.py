@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from quadratics import class_batch, smooth_model
-from scenarios import batch, double, padded, small_model, squared_error_model
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.func import vmap
@@ -18,6 +16,8 @@ from metabayfl.batches import minibatches
 from metabayfl.errors import ConfigError, ModelError
 from metabayfl.models import cnn
 from metabayfl.types import Algorithm, Batch, Task, Tree
+from quadratics import class_batch, smooth_model
+from scenarios import batch, double, padded, small_model, squared_error_model
 
 F64 = torch.float64
 KEY = random.key(11)
@@ -114,7 +114,8 @@ def test_free_energy_is_the_mean_nll_of_one_draw_plus_the_kl(whole_kl: bool) -> 
     logits = algorithm.model.apply(params, part.x, None)
     assert float(nll) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, part.y)), rel=1e-12)
     pairs = zip(tree.leaves(posterior.pick(meta["mean"], tree.paths(meta["rho"]))), tree.leaves(meta["rho"]), strict=True)
-    kl = sum(kl_divergence(Normal(mean, softplus(rho)), Normal(0.0, 0.8)).sum() for mean, rho in pairs)
+    prior = Normal(torch.zeros((), dtype=F64), torch.tensor(0.8, dtype=F64))
+    kl = sum(kl_divergence(Normal(mean, softplus(rho)), prior).sum() for mean, rho in pairs)
     assert float(value - nll) == pytest.approx(float(kl) * (0.5 if whole_kl else 0.5 / 20), rel=1e-12)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from metabayfl.data import Clients, Federation, Schema, in_memory
 
 SIZES = (5, 9, 17, 33, 40, 6, 12, 21)

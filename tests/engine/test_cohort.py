@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+
 from metabayfl import aggregators, compression, random, tree
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.data import Federation

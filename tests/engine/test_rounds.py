@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+
 from metabayfl import tree
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.data import Federation

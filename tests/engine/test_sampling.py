@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from metabayfl.data import Clients, Federation, in_memory
 from metabayfl.engine.sampling import SAMPLERS, diverse, size_weighted
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+
 from metabayfl import random
 from metabayfl.data import Federation
 from metabayfl.engine import tasks

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from metabayfl import optimizers, random, tree
-from metabayfl.algorithms.local_training import require
+from metabayfl.algorithms.local_training import bounded, require
 from metabayfl.batches import examples, take
 from metabayfl.errors import unknown
 from metabayfl.losses import mean_loss
@@ -86,5 +86,11 @@ def query_metrics(loss: torch.Tensor, batch: Batch) -> Metrics:
 
 
 def fine_tune(model: Model, params: Tree, rate: Rate, support: Batch, key: Key, steps: int, decay: float) -> Tree:
-    """Adaptation: ``steps`` inner steps on the whole support set, the same ones as in training."""
-    return descend(inner_losses(model, support, steps, key, decay), params, rate).points[-1]
+    """Adaptation: ``steps`` inner steps on the whole support set, the same ones as in training.
+
+    A regression head's ``log_scale`` is kept within bounds after each, for more steps than were trained for may throw it far. Such steps want a
+    smaller rate there: the gradient of the means grows with the inverse variance.
+    """
+    for loss in inner_losses(model, support, steps, key, decay):
+        params = bounded(descend([loss], params, rate).points[-1])
+    return params

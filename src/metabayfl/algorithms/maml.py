@@ -25,10 +25,10 @@ def maml(
     model: Model,
     *,
     inner_steps: int = 5,
-    inner_lr: float = 0.05,
-    meta_lr: float = 1e-3,
+    inner_lr: float = 0.1,
+    meta_lr: float = 3e-3,
     meta_gradient: str = "exact",
-    hessian_delta: float = 1e-3,
+    hessian_delta: float = 0.1,
     inner_weight_decay: float = 0.0,
     server_optimizer: str = "adam",
     adapt_steps: int | None = None,
@@ -42,7 +42,7 @@ def maml(
         inner_lr: alpha, their rate.
         meta_lr: beta, the server's rate.
         meta_gradient: ``exact``, ``first_order`` (FOMAML) or ``hessian_free``.
-        hessian_delta: step of the Hessian-free difference.
+        hessian_delta: step of the Hessian-free difference, see :func:`metabayfl.meta_gradient.hessian_free`.
         inner_weight_decay: lambda; the inner loss is the NLL plus ``lambda / 2 |w|^2``.
         server_optimizer: ``adam`` (as FedMeta) or ``sgd``.
         adapt_steps: gradient steps when a client personalises; by default ``inner_steps``, more is fine.

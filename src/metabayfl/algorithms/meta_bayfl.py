@@ -45,7 +45,7 @@ def meta_bayfl(
     hash_lr: float = 3e-2,
     head_lr: float = 1e-2,
     beta2: float = 0.99,
-    zero_shot_weight: float = 3.0,
+    zero_shot_weight: float | None = None,
     samples: int = 20,
     grid_u: Sequence[float] = GRID,
     grid_v: Sequence[float] = GRID,
@@ -68,7 +68,7 @@ def meta_bayfl(
         hash_lr: server's Adam rate on the sketch.
         head_lr: server's Adam rate on the prior.
         beta2: decay of Adam's second moment; 0.99 forgets the first, large gradients within a few hundred rounds.
-        zero_shot_weight: ``lambda``.
+        zero_shot_weight: ``lambda``; None means 3 in classification and 0.3 in regression, where a prior predictive is wide by nature.
         samples: ``S`` posterior samples that split the uncertainty (classification).
         grid_u: factors on ``kappa`` (classification) or ``Lambda0`` (regression) in the evidence mixture; ``(1.0,)`` twice switches it off.
         grid_v: factors on ``a`` (classification) or the noise variance (regression).
@@ -82,6 +82,7 @@ def meta_bayfl(
     """
     require("rounds", rounds, least=1)
     require("samples", samples, least=1)
+    zero_shot_weight = zero_shot_weight if zero_shot_weight is not None else 3.0 if model.kind == "classification" else 0.3
     require("zero_shot_weight", zero_shot_weight, least=0)
     require("beta2", beta2, least=0, below=1)
     for name, rate in {"head_lr": head_lr, "hash_lr": hash_lr, "body_lr": 1.0 if body_lr is None else body_lr}.items():

@@ -26,11 +26,11 @@ def meta_sgd(
     model: Model,
     *,
     inner_steps: int = 5,
-    inner_lr: float = 0.05,
-    meta_lr: float = 1e-3,
+    inner_lr: float = 0.1,
+    meta_lr: float = 3e-3,
     rates_lr: float | None = None,
     meta_gradient: str = "exact",
-    hessian_delta: float = 1e-3,
+    hessian_delta: float = 0.1,
     inner_weight_decay: float = 0.0,
     server_optimizer: str = "adam",
     adapt_steps: int | None = None,
@@ -46,7 +46,7 @@ def meta_sgd(
         meta_lr: beta, the server's rate for the weights.
         rates_lr: the server's rate for the rates, by default ``meta_lr``.
         meta_gradient: ``exact``, ``first_order`` or ``hessian_free``.
-        hessian_delta: step of the Hessian-free difference.
+        hessian_delta: step of the Hessian-free difference, see :func:`metabayfl.meta_gradient.hessian_free`.
         inner_weight_decay: lambda; the inner loss is the NLL plus ``lambda / 2 |w|^2``.
         server_optimizer: ``adam`` (as FedMeta) or ``sgd``.
         adapt_steps: gradient steps when a client personalises; by default ``inner_steps``.

@@ -26,13 +26,13 @@ def per_fedavg(
     model: Model,
     *,
     inner_steps: int = 1,
-    inner_lr: float = 0.05,
-    meta_lr: float = 0.05,
+    inner_lr: float = 0.1,
+    meta_lr: float = 0.1,
     local_meta_steps: int = 5,
     batch_size: int = 0,
     server_lr: float = 1.0,
     meta_gradient: str = "exact",
-    hessian_delta: float = 1e-3,
+    hessian_delta: float = 0.1,
     inner_weight_decay: float = 0.0,
     adapt_steps: int | None = None,
     adapt_lr: float | None = None,
@@ -51,7 +51,7 @@ def per_fedavg(
         batch_size: examples a minibatch, 0 for all.
         server_lr: rate of the server's plain descent; 1 is averaging.
         meta_gradient: ``exact``, ``first_order`` (Per-FedAvg (FO)) or ``hessian_free`` (Per-FedAvg (HF)).
-        hessian_delta: step of the Hessian-free difference.
+        hessian_delta: step of the Hessian-free difference, see :func:`metabayfl.meta_gradient.hessian_free`.
         inner_weight_decay: lambda; the inner loss is the NLL plus ``lambda / 2 |w|^2``.
         adapt_steps: gradient steps on the whole support set when a client personalises; by default ``inner_steps``.
         adapt_lr: their rate, by default ``inner_lr``.

@@ -19,7 +19,7 @@ def reptile(
     model: Model,
     *,
     inner_steps: int = 5,
-    inner_lr: float = 0.05,
+    inner_lr: float = 0.1,
     meta_lr: float = 1.0,
     batch_size: int = 10,
     inner_weight_decay: float = 0.0,

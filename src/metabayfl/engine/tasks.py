@@ -54,9 +54,7 @@ def chunks(sizes: NDArray[np.int64], limit: int) -> list[NDArray[np.int64]]:
     return out
 
 
-def block(
-    clients: Clients, positions: NDArray[np.int64], keys: Tensor, support_share: float, device: torch.device, most: int = 0
-) -> Block:
+def block(clients: Clients, positions: NDArray[np.int64], keys: Tensor, support_share: float, device: torch.device, most: int = 0) -> Block:
     """Read these clients, shuffle each by its key, take ``most`` samples (0: all), split them into support and query, pad and stack.
 
     The samples and the split are drawn anew every round, since the key holds the round.

@@ -76,7 +76,7 @@ def evaluate(
         DataError: if there is no client, or one without a test sample.
     """
     _check(clients)
-    received = algorithm.down.round_trip(meta, random.fold(key, "down"))
+    received = algorithm.down.round_trip(meta, None)
     run = _Run(algorithm, received, clients, schema, key, support, device_of(received))
     positions = range(len(clients.ids))
     if schema.kind == "regression":

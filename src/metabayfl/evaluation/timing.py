@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from metabayfl import random
 from metabayfl.data.federation import Clients
 from metabayfl.evaluation.heldout import adapt, device_of, predict, support_batch
 from metabayfl.types import Algorithm, Key, Tree
@@ -36,7 +35,7 @@ def timings(algorithm: Algorithm, meta: Tree, clients: Clients, key: Key, *, mos
         key: the noise, as in :func:`~metabayfl.evaluation.heldout.evaluate`.
         most: how many clients are enough.
     """
-    received = algorithm.down.round_trip(meta, random.fold(key, "down"))
+    received = algorithm.down.round_trip(meta, None)
     count = min(most, len(clients.ids))
     order = [0, *range(count)]
     pairs = [_client(algorithm, received, clients, at, key) for at in order][1:]

@@ -58,7 +58,7 @@ def report_page(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], f
     """The page as text.
 
     Args:
-        summary: the content of ``summary.json``: ``algorithms``, and ``title``, ``seeds`` and ``versions`` where given.
+        summary: the content of ``summary.json``: ``algorithms``, and ``title``, ``seeds``, ``notes`` (sentences) and ``versions`` where given.
         rows: ``metrics.jsonl``: ``algorithm``, ``seed``, ``round``, ``loss``, and ``validation`` in rounds that looked.
         figures: ``figures.json``: a list per algorithm with an entry a seed (:mod:`metabayfl.evaluation.pictures`).
 
@@ -92,7 +92,8 @@ def _header(study: Study, title: str) -> Markup:
         f"{len(seeds)} seeds ({', '.join(str(seed) for seed in seeds)})" if seeds else "",
         f"{len(held['id'])} held-out clients with {sum(held['n']):,} test samples a seed" if held["id"] else "",
     ]
-    return element("header", element("h1", escape(title)), parts.paragraph(" · ".join(fact for fact in facts if fact), "facts"))
+    notes = [parts.paragraph(note, "facts") for note in study.summary.get("notes") or ()]
+    return element("header", element("h1", escape(title)), parts.paragraph(" · ".join(fact for fact in facts if fact), "facts"), *notes)
 
 
 def _tiles(study: Study) -> Markup:

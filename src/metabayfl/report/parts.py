@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from metabayfl.report import words
 from metabayfl.report.series import Series
-from metabayfl.report.svg import Markup, element, escape, join
+from metabayfl.report.svg import NOTHING, Markup, element, escape, join
 from metabayfl.report.table import Column, Row, Table
 
 WIDE, NARROW = 1040.0, 340.0
@@ -65,10 +65,10 @@ def _cell(text: str, *, best: bool) -> list[Markup]:
     return [element("span", escape("★"), class_="star", role="img", aria_label="best"), *parts] if best else parts
 
 
-def meanings(columns: Sequence[Column]) -> Markup:
-    """What the columns mean, folded away until asked for."""
-    rows = [part for column in columns for part in (element("dt", escape(column.title)), element("dd", escape(column.meaning)))]
-    return element("details", element("summary", escape("What the columns mean")), element("dl", *rows))
+def meanings(title: str, pairs: Sequence[tuple[str, str]]) -> Markup:
+    """Words and what they mean, folded away until asked for; nothing for none."""
+    rows = [part for word, meaning in pairs for part in (element("dt", escape(word)), element("dd", escape(meaning)))]
+    return element("details", element("summary", escape(title)), element("dl", *rows)) if rows else NOTHING
 
 
 def tile(title: str, name: str, value: str, note: str, look: Series) -> Markup:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from metabayfl.report import kept, parts, words
-from metabayfl.report.axes import padded, short
+from metabayfl.report.axes import padded
 from metabayfl.report.clients import clients_chart
 from metabayfl.report.curves import Line, coverage_chart, learning_chart, referral_chart
 from metabayfl.report.panels import points_panel, reliability_panel, spread_panel
 from metabayfl.report.series import Series
 from metabayfl.report.svg import NOTHING, Markup, element, escape, join
-from metabayfl.report.table import COST, algorithms, is_regression, quality, table
+from metabayfl.report.table import COST, Table, algorithms, is_regression, quality, table
 from metabayfl.report.tradeoff import Mark, tradeoff_chart
 
 POINTS = 120
@@ -52,7 +52,17 @@ def regression_sections(study: Study) -> list[Markup]:
 def comparison(study: Study) -> Markup:
     """The table of quality."""
     found = table(study.summary, quality(study.summary))
-    return parts.section(words.TABLE, parts.figures_table(found, study.looks, "Quality on held-out clients"), parts.meanings(found.columns))
+    told = [(row.name, words.ALGORITHMS[row.name]) for row in found.rows if row.name in words.ALGORITHMS]
+    return parts.section(
+        words.TABLE,
+        parts.figures_table(found, study.looks, "Quality on held-out clients"),
+        parts.meanings("What the columns mean", _meanings(found)),
+        parts.meanings("What the algorithms do", told),
+    )
+
+
+def _meanings(found: Table) -> list[tuple[str, str]]:
+    return [(column.title, column.meaning) for column in found.columns]
 
 
 def cost(study: Study) -> Markup:
@@ -60,7 +70,7 @@ def cost(study: Study) -> Markup:
     found = table(study.summary, COST)
     if not found.columns:
         return NOTHING
-    return parts.section(words.COST, parts.figures_table(found, study.looks, "Cost"), parts.meanings(found.columns))
+    return parts.section(words.COST, parts.figures_table(found, study.looks, "Cost"), parts.meanings("What the columns mean", _meanings(found)))
 
 
 def learning(study: Study) -> Markup:
@@ -120,16 +130,15 @@ def _ridges(study: Study, kind: str, unit: str) -> Markup:
     names = [name for name in study.order if kept.has(study.entries(name), kind)]
     high = max((kept.highest(study.entries(name), kind) for name in names), default=0.0) or 1.0
     panels = [
-        spread_panel(
-            study.looks[name],
-            kept.spreads(study.entries(name), kind, high),
-            high,
-            unit,
-            _note(study, name, "auroc_unseen", "unseen AUROC", 100, " %"),
-        )
-        for name in names
+        spread_panel(study.looks[name], kept.spreads(study.entries(name), kind, high), high, unit, _auroc_of(study, name, kind)) for name in names
     ]
     return parts.gallery(panels)
+
+
+def _auroc_of(study: Study, name: str, kind: str) -> str:
+    """The AUROC beside the uncertainty that it was computed from."""
+    used = "epistemic" if kept.has(study.entries(name), "epistemic") else "total"
+    return _note(study, name, "auroc_unseen", "unseen AUROC", 100, " %") if kind == used else ""
 
 
 def referral(study: Study) -> Markup:
@@ -161,9 +170,8 @@ def points(study: Study) -> Markup:
 def _target(study: Study, first: Mapping[str, Sequence[Mapping[str, Any]]], target: str) -> Markup:
     own = {name: one for name, found in first.items() for one in found if str(one["target"]) == target}
     domain = padded([value for one in own.values() for value in one["true"]], 0.08)
-    panels = [
-        points_panel(study.looks[name], _rows(one), domain, "value", f"{short(float(len(one['true'])))} samples kept") for name, one in own.items()
-    ]
+    rows = {name: _rows(one) for name, one in own.items()}
+    panels = [points_panel(study.looks[name], found, domain, "value", f"{len(found)} test samples") for name, found in rows.items()]
     return join([element("h3", escape(target)), parts.gallery(panels)])
 
 

@@ -86,3 +86,22 @@ METHOD = (
     "validation clients. Uncertainties and NLL are in nats. Calibration error uses 15 equal-width bins over all test samples. Nothing on "
     "this page is loaded from elsewhere."
 )
+
+ALGORITHMS = {
+    "local": "Every client trains alone on its few samples; nothing is sent.",
+    "fedavg": "One common model, the average of what the clients train. It does not adapt to a new client.",
+    "fedprox": "FedAvg whose clients are held near the common model while they train.",
+    "fedavg_ft": "FedAvg, then each client trains the whole net further on its own samples.",
+    "fedavg_head_ft": "FedAvg, then each client trains the last layer further on its own samples.",
+    "fedadam": "FedAvg with the Adam rule at the server.",
+    "fedyogi": "FedAvg with the Yogi rule at the server.",
+    "fedadagrad": "FedAvg with the Adagrad rule at the server.",
+    "maml": "Learns a starting point from which a few gradient steps fit a client (FedMeta with MAML).",
+    "meta_sgd": "MAML that also learns how far to step, for every weight apart.",
+    "reptile": "Moves a starting point towards where clients end up after training.",
+    "per_fedavg": "FedAvg of a starting point that is good after a step on the client's own samples.",
+    "mean_field": "Learns a distribution over all weights, which each client narrows by a few steps.",
+    "meta_bayfl": "Learns a compact strategy from which a client builds a Bayesian model of its own in closed form, without training.",
+    "meta_bayfl_published": "Meta-BayFL as its authors' code does it: variational last layers, averaged over clients.",
+}
+"""One sentence on each algorithm, by name in the registry."""
