@@ -121,7 +121,7 @@ def test_a_class_of_probability_0_costs_much_but_not_infinity() -> None:
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
 def test_interval_half_width_is_scipys(level: float) -> None:
-    scale, dof = torch.tensor([0.5, 2.0, 1.7]).double(), torch.tensor([0.7, 30.0, math.inf]).double()
+    scale, dof = (torch.tensor(values, dtype=torch.float64) for values in ([0.5, 2.0, 1.7], [0.7, 30.0, math.inf]))
     expected = [stats.t.interval(level, 0.7, scale=0.5)[1], stats.t.interval(level, 30.0, scale=2.0)[1], stats.norm.interval(level, scale=1.7)[1]]
     close(losses.student_t_half_width(scale, dof, level), expected, 1e-9)
     assert losses.student_t_half_width(scale.float(), dof.float(), level).dtype == torch.float32

@@ -85,6 +85,7 @@ def test_which_parameters_are_weights_and_which_belong_to_dense_layers() -> None
     assert {path for path in leaves if leaves[path].ndim == 2} == {path for path in dense if path.endswith("weight")}
     assert {"head/weight", "head/bias"} <= set(dense)
     assert all(path.replace("bias", "weight") in dense for path in dense)
+    assert posterior.dense_paths({"mix": {"in_weight": torch.zeros(2, 2)}, "norm": {"weight": torch.zeros(2), "bias": torch.zeros(2)}}) == []
     assert set(leaves) - set(posterior.weight_paths(params)) == {"head/log_scale"}
 
 
@@ -104,6 +105,13 @@ def test_isotropic_is_where_and_as_wide_as_told() -> None:
     assert torch.equal(q["mean"]["b"], gaussian(0)["mean"]["b"])
     torch.testing.assert_close(q["log_sd"]["b"].exp(), torch.full((3,), 0.3, dtype=F64))
     assert list(q["log_sd"]) == ["b"]
+
+
+def test_overlay_replaces_leaves_and_keeps_empty_branches() -> None:
+    params = {"body": {}, "head": {"weight": torch.zeros(1), "bias": torch.zeros(1)}}
+    laid = posterior.overlay(params, {"head": {"bias": torch.ones(1)}})
+    assert (list(laid), list(laid["head"])) == (["body", "head"], ["weight", "bias"])
+    assert (float(laid["head"]["weight"]), float(laid["head"]["bias"])) == (0.0, 1.0)
 
 
 def test_move_shifts_means_and_log_deviations() -> None:

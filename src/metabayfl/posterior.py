@@ -35,9 +35,10 @@ def dense_paths(params: Tree) -> list[str]:
         >>> dense_paths({"body": {"conv": conv}, "head": {**dense, "log_scale": torch.zeros(2)}})
         ['head/weight', 'head/bias']
     """
+    split_paths = {path: path.rpartition(tree.SEPARATOR) for path in tree.paths(params)}
     leaves = tree.flatten(params)
-    layers = {path.rpartition(tree.SEPARATOR)[0] for path, leaf in leaves.items() if path.endswith("weight") and leaf.ndim == 2}
-    return [path for path in leaves if path.rpartition(tree.SEPARATOR)[0] in layers and path.endswith(("weight", "bias"))]
+    layers = {layer for path, (layer, _, name) in split_paths.items() if name == "weight" and leaves[path].ndim == 2}
+    return [path for path, (layer, _, name) in split_paths.items() if layer in layers and name in ("weight", "bias")]
 
 
 def pick(params: Tree, paths: Iterable[str]) -> Tree:
@@ -47,8 +48,8 @@ def pick(params: Tree, paths: Iterable[str]) -> Tree:
 
 
 def overlay(params: Tree, part: Tree) -> Tree:
-    """``params`` with the leaves of ``part`` in place of its own."""
-    return tree.unflatten({**tree.flatten(params), **tree.flatten(part)})
+    """``params`` with the leaves of ``part`` in place of its own; an empty branch stays."""
+    return {name: overlay(value, part.get(name, {})) if isinstance(value, dict) else part.get(name, value) for name, value in params.items()}
 
 
 def isotropic(params: Tree, paths: Iterable[str], sd: float) -> Tree:

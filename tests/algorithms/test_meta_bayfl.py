@@ -82,7 +82,7 @@ def test_update_equals_fitting_all_at_once(kind: str) -> None:
     algorithm = meta_bayfl(model(kind))
     meta, whole = strategy(algorithm), everything(client(clients(kind), 2))
     parts = rows(whole, 0, 1, 2, 3), rows(whole, *range(4, 12))
-    step_by_step = update(algorithm.model, algorithm.adapt(meta, parts[0], KEY), parts[1])
+    step_by_step = algorithm.update(algorithm.adapt(meta, parts[0], KEY), parts[1])
     at_once = algorithm.adapt(meta, whole, KEY)
     torch.testing.assert_close(step_by_step, at_once, rtol=1e-12, atol=1e-12)
     new = client(clients(kind, seed=1), 2).query.x

@@ -13,6 +13,7 @@ meta-overfitting where clients hold few classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -107,11 +108,8 @@ def meta_bayfl(
         features = model.features(posterior["body"], x, None)
         return head.predict(posterior["prior"], posterior["statistics"], posterior["evidence"], features, key)
 
-    def grow(posterior: Tree, batch: Batch) -> Tree:
-        return update(model, posterior, batch)
-
     client, codecs = gradient_client(objective), (_codec(down), _codec(up))
-    return Algorithm("meta_bayfl", model, init, begin, client, step, adapt, predict, objective, *codecs, update=grow)
+    return Algorithm("meta_bayfl", model, init, begin, client, step, adapt, predict, objective, *codecs, update=partial(update, model))
 
 
 def update(model: Model, posterior: Tree, batch: Batch) -> Tree:

@@ -12,9 +12,11 @@ A client personalises by steps 1 to 3 on its support.
 
 Where this differs from that code, on purpose: its prior is one mixture of N(0, 1) and N(0, 100) over a layer's whole vector, whose second part
 weighs nothing against the first for any trained net, so the prior here is N(0, 1) with its KL in closed form; means start at the
-model's own start and deviations at ``initial_sd`` instead of 0 and 0.69; the KL is divided by the number of training examples, as the evidence
-bound has it (``kl_scale="published"`` adds it whole to the mean loss); a rate that ends in a loss that is not finite is never chosen; and a client's
-only example is for training.
+model's own start and deviations at ``initial_sd`` instead of 0 and 0.69; a rate that ends in a loss that is not finite is never chosen; a client's
+only example is for training; and the KL is weighted. That code adds it whole to a minibatch's mean loss (``kl_scale="published", kl_weight=1``),
+``n`` times what the evidence bound of a client with ``n`` examples has. With some tens of examples against ten thousands of weights either way
+ends at the prior: of 100 clients of 20-50 Fashion-MNIST images at 14x14, Dirichlet 0.3, one seed, a held-out client had 16 % right after 100
+rounds at the bound's weight, 60 % at 0.1 of it, and after 60 rounds 77 % at 0.01 and 79 % at 0.001.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ def meta_bayfl_published(
     trial_epochs: int = 1,
     batch_size: int = 32,
     validation_share: float = 0.2,
-    kl_weight: float = 1.0,
+    kl_weight: float = 1e-3,
     kl_scale: KlScale = "elbo",
     prior_sd: float = 1.0,
     initial_sd: float = 0.05,
@@ -69,7 +71,7 @@ def meta_bayfl_published(
         trial_epochs: passes before a rate is judged.
         batch_size: examples a local step; 0 takes all at once.
         validation_share: share of the examples that judge the rates, at least one example.
-        kl_weight: factor on the KL.
+        kl_weight: factor on the KL; 1 is the evidence bound.
         kl_scale: ``elbo``: ``kl_weight KL / n`` beside the mean NLL, with ``n`` the training examples; ``published``: ``kl_weight KL``.
         prior_sd: standard deviation of the prior on variational weights, around 0.
         initial_sd: standard deviation of the first global posterior.

@@ -57,7 +57,7 @@ def per_fedavg(
         adapt_lr: their rate, by default ``inner_lr``.
 
     Returns:
-        the algorithm; meta and posterior are parameters of the model.
+        the algorithm; meta and posterior are parameters of the model. Metrics are means over the local meta-steps.
 
     Raises:
         ConfigError: for a count that is too small, a rate that is not positive, or an unknown name.

@@ -55,7 +55,7 @@ def ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
     step = next(power * nice for nice in (1, 2, 5, 10) if power * nice >= raw * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     digits = max(0, 1 - math.floor(math.log10(step)))
-    return tuple(round(step * at, digits) for at in range(first, last + 1))
+    return tuple(dict.fromkeys(round(step * at, digits) for at in range(first, last + 1)))
 
 
 def log_ticks(low: float, high: float) -> tuple[float, ...]:
@@ -77,13 +77,10 @@ def short(value: float) -> str:
     """A tick's number.
 
     Example:
-        >>> short(0.25), short(20.0), short(1500.0), short(0.0001), short(2500000.0)
-        ('0.25', '20', '1,500', '1e-04', '2.5e+06')
+        >>> short(0.25), short(20.0), short(1500.0), short(0.00001), short(2500000.0)
+        ('0.25', '20', '1,500', '1e-05', '2.5e+06')
     """
-    size = abs(value)
-    if size and (size < 1e-3 or size >= 1e6):
-        return f"{value:.3g}".replace("−", "-") if size < 1e6 else f"{value:.2g}"
-    return f"{value:,.10g}" if size >= 1000 else f"{value:.4g}"
+    return f"{value:,.10g}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"
 
 
 def percent(value: float) -> str:

@@ -6,6 +6,7 @@ entries gives empty pictures.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
@@ -125,13 +126,12 @@ def learning(look: Series, rows: Sequence[Mapping[str, Any]], name: str) -> Line
     own = [row for row in rows if row.get("algorithm") == look.name and isinstance(row.get(name), (int, float))]
     seeds = [sorted((row["round"], row[name]) for row in own if row.get("seed") == seed) for seed in {row.get("seed") for row in own}]
     rounds = sorted({row["round"] for row in own})
-    points = [(float(at), statistics.fmean([_last(seed, at) for seed in seeds])) for at in rounds]
-    if len(points) > LONGEST:
-        points = [points[round(at * (len(points) - 1) / (LONGEST - 1))] for at in range(LONGEST)]
-    return Line(look, tuple(points))
+    if len(rounds) > LONGEST:
+        rounds = [rounds[round(at * (len(rounds) - 1) / (LONGEST - 1))] for at in range(LONGEST)]
+    return Line(look, tuple((float(at), statistics.fmean(_last(seed, at) for seed in seeds)) for at in rounds))
 
 
 def _last(seed: Sequence[tuple[int, float]], at: int) -> float:
     """The value in round ``at``, or the newest before it; the first one where there is none before."""
-    known = [value for number, value in seed if number <= at]
-    return known[-1] if known else seed[0][1]
+    known = bisect.bisect_right(seed, at, key=lambda pair: pair[0])
+    return seed[max(0, known - 1)][1]
