@@ -10,10 +10,12 @@ import torch
 from toy_clients import class_clients, class_schema, level, nearest, regression_clients, regression_schema
 
 from metabayfl import compression, random, tree
+from metabayfl.algorithms import ALGORITHMS
 from metabayfl.data import Clients, in_memory
 from metabayfl.errors import DataError
 from metabayfl.evaluation import evaluate, heldout, summarise, timings, validation_loss
 from metabayfl.evaluation.scores import HeldOut, class_scores, draw_unseen, regression_scores, some
+from metabayfl.models import mlp
 from metabayfl.types import Codec
 
 KEY = random.key(7)
@@ -141,6 +143,18 @@ def test_validation_loss_is_the_nll_after_adapting(chunk: int) -> None:
     meta = method.init(KEY)
     by_hand = summarise(evaluate(method, meta, ragged, class_schema(), KEY))["nll"]
     assert validation_loss(method, meta, ragged, KEY, chunk=chunk) == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedavg_ft", "meta_bayfl"])
+def test_real_algorithms_agree_one_by_one_and_side_by_side(name: str) -> None:
+    group = class_clients(np.random.default_rng(3), HELD, support=7)
+    method = ALGORITHMS[name](mlp((1,), 4, hidden=(8, 8)))
+    meta = method.init(KEY)
+    held = class_scores(evaluate(method, meta, group, class_schema(), KEY))
+    by_hand = summarise(HeldOut(name, "classification", class_schema().classes, tuple(held)))["nll"]
+    assert held[0].probs.sum(-1) == pytest.approx(1.0, abs=1e-5)
+    # Meta-BayFL draws its uncertainty from the key, not its probabilities below 20 samples
+    assert validation_loss(method, meta, group, KEY, chunk=2) == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_validation_loss_of_a_regression_and_of_some_rows() -> None:

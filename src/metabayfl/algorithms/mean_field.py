@@ -70,7 +70,7 @@ def mean_field(
         model: the network; its dropout is on in the inner steps and in the query loss.
         inner_steps: nu, variational steps on the whole support.
         inner_lr: alpha, their rate.
-        kl_weight: factor on the inner KL. 1 is the evidence bound, which holds small clients so close to the prior that few learn anything.
+        kl_weight: factor on the inner KL; 1 is the evidence bound, which holds clients of some tens of examples too close to the prior.
         inner_samples: draws of the weights in an inner step, in antithetic pairs.
         query_samples: draws of the adapted posterior in the query loss, which is their mean NLL.
         samples: ``S``, draws of a prediction.

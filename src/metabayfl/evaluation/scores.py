@@ -103,7 +103,7 @@ def some(key: Key, count: int, most: int) -> NDArray[np.int64]:
     """At most ``most`` of ``range(count)``, drawn without replacement, in rising order."""
     if count <= most:
         return np.arange(count)
-    order: NDArray[np.int64] = random.permutation(key, torch.ones(count)).numpy()[:most]
+    order: NDArray[np.int64] = random.permutation(key.cpu(), torch.ones(count)).numpy()[:most]
     return np.sort(order)
 
 
