@@ -50,14 +50,15 @@ def main() -> None:
     algorithm = ALGORITHMS["meta_bayfl"](model, **arguments)
     train = TrainOptions(rounds=60, cohort=8, weighting="uniform", task_samples=40)
     for state, info in rounds(algorithm, federation, train, seed=0):
+        best = state.best  # by the validation clients
         if info.validation is not None:
             print(f"round {info.round:3d}  loss {info.loss:.3f}  validation {info.validation:.3f}")
-    figures = summarise(evaluate(algorithm, state.best, federation.heldout, schema, random.key(0)))
+    figures = summarise(evaluate(algorithm, best, federation.heldout, schema, random.key(0)))
     print(f"writing forms never seen: accuracy {figures['accuracy']:.3f}, NLL {figures['nll']:.3f}")
 
     # No file can hold a class: whoever loads the strategy gives the module again.
     spec = {"algorithm": "meta_bayfl", "arguments": arguments, "model": {"name": "own"}}
-    Strategy(spec, state.best, schema.to_json(), codec=algorithm.down.name).save("own_module.safetensors")
+    Strategy(spec, best, schema.to_json(), codec=algorithm.down.name).save("own_module.safetensors")
     again = from_module(Net(), schema.input_shape, schema.outputs, schema.kind, initial="seeded")
     loaded = metabayfl.load("own_module.safetensors", model=again)
     print(f"loaded: {loaded.algorithm.name} on {loaded.algorithm.model.name}")

@@ -38,7 +38,9 @@ def _mean(name: str, weights: Callable[[Tensor], Tensor]) -> Combine:
         return {"update": update, "weight": weight.sum(), "metrics": {key: value.sum(0) for key, value in messages.metrics.items()}}
 
     def finish(total: Tree) -> Aggregate:
-        return Aggregate(tree.scale(total["update"], 1.0 / torch.clamp(total["weight"], min=1e-12)), total["weight"], total["metrics"])
+        weight = torch.clamp(total["weight"], min=1e-12)
+        mean = tree.map(lambda leaf: leaf / weight, total["update"])  # not times 1 / weight: that would be rounded to the weight's float32
+        return Aggregate(mean, total["weight"], total["metrics"])
 
     return Combine(name, "sum", weights, partial, finish)
 

@@ -1,0 +1,136 @@
+"""What the documentation says is run: every Python block, the commands of the tutorial, every example; and its tables are held against the code."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+import typer
+
+from metabayfl import cli
+from metabayfl.algorithms import ALGORITHMS
+from metabayfl.cli.commands import app
+from metabayfl.config import ready_configs
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+TUTORIAL = "docs/first_steps.md"
+LONG = ("demo", "compare")
+"""Commands of the tutorial that are only parsed: they take longer than all the others."""
+
+FENCE = re.compile(r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$', re.MULTILINE | re.DOTALL)
+
+
+class Block(NamedTuple):
+    """One fenced block of a page."""
+
+    language: str
+    title: str | None
+    text: str
+    line: int  # its first, in the page
+
+
+def blocks(page: str) -> list[Block]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [Block(at["language"], at["title"], at["text"], text[: at.start("text")].count("\n")) for at in FENCE.finditer(text)]
+
+
+def commands(block: Block) -> list[list[str]]:
+    """The words of every ``metabayfl`` call in a block of shell."""
+    lines = block.text.splitlines() if block.language == "bash" else []
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("metabayfl ")]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METABAYFL_MALLOC", "0")  # a command would set the allocator of the whole test process
+    monkeypatch.delenv("METABAYFL_DATA", raising=False)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def execute(block: Block, page: str, names: dict[str, object]) -> None:
+    """Run a Python block in the page's namespace, and the tests that it defines."""
+    before = set(names)
+    exec(compile("\n" * block.line + block.text, page, "exec"), names)
+    for name in [name for name in names if name.startswith("test_") and name not in before]:
+        names[name]()  # type: ignore[operator]
+
+
+def call(words: list[str], page: str) -> None:
+    assert cli.main(words) == 0, f"{page}: metabayfl {shlex.join(words)} failed"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(block.language == "python" for block in blocks(page))])
+def test_python_blocks_run(page: str) -> None:
+    names: dict[str, object] = {"__name__": Path(page).stem}
+    for block in blocks(page):
+        if block.language == "toml" and block.title:
+            Path(block.title).write_text(block.text, encoding="utf-8")
+        elif block.language == "python":
+            execute(block, page, names)
+        elif page == TUTORIAL:
+            for words in commands(block):
+                if words[0] not in LONG:
+                    call(words, page)
+    assert len(names) > 1
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(commands(block) for block in blocks(page))])
+def test_commands_are_accepted(page: str) -> None:
+    group = typer.main.get_command(app)
+    for words in (words for block in blocks(page) for words in commands(block)):
+        command = group.get_command(group.make_context("metabayfl", words, resilient_parsing=True), words[0])
+        assert command is not None, f"{page}: there is no command {words[0]}"
+        given = command.make_context(words[0], words[1:]).params
+        config = given.get("config")
+        known = [*ready_configs(), *(block.title for block in blocks(page)), "visits.toml"]
+        assert config is None or config in known, f"{page}: there is no config {config}"
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+    assert capsys.readouterr().out.strip()
+
+
+def rows() -> dict[str, str]:
+    """The rows of the algorithms' table by their first cell."""
+    lines = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8").splitlines()
+    found = [re.match(r"\| `(\w+)` \|", line) for line in lines]
+    return {at[1]: at.string for at in found if at}
+
+
+def test_the_table_of_algorithms_is_the_registry() -> None:
+    assert sorted(rows()) == sorted(ALGORITHMS)
+
+
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_the_tables_defaults_are_the_codes(name: str) -> None:
+    known = inspect.signature(ALGORITHMS[name]).parameters
+    shown = re.findall(r'`(\w+)=(?:"(\w+)"|([\d.]+))`', rows()[name].rsplit(" | ", 1)[1])
+    assert shown
+    for argument, text, number in shown:
+        assert argument in known, f"{name} has no argument {argument}"
+        assert known[argument].default == (text or float(number)), f"{name}: {argument} is {known[argument].default} in the code"
+
+
+def test_every_ready_config_is_in_the_results() -> None:
+    table = (ROOT / "docs" / "results.md").read_text(encoding="utf-8").partition("| config |")[2]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == ready_configs()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_to_pages_exist(page: str) -> None:
+    links = re.findall(r"\]\(([\w./-]+)[)#]", (ROOT / page).read_text(encoding="utf-8"))
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists() and not link.startswith("docs/images/")] == []
