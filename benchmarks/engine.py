@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-import loops
 import numpy as np
 import torch
 from torch import Tensor
 
-from metabayfl import compression, posterior, random, tree
+import loops
+from metabayfl import posterior, random, tree
 from metabayfl.aggregators import weighted_mean
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.data.federation import Clients, in_memory
@@ -273,7 +273,9 @@ def report(quick: bool, only: str, kept: bool) -> None:
             print(speed(name, net, 20 if wide and quick else 100, (1 if quick else 3) if wide else 5 if quick else 11, peak), flush=True)
     if only:
         return
-    print("\n| net | cohort | samples | Meta-BayFL round, s | plain step, s | as fast as | at least 70 % |\n|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "\n| net | cohort | samples | Meta-BayFL round, s | plain step, s | as fast as | at least 70 % |\n|---|---|---|---|---|---|---|", flush=True
+    )
     for count in (10, 100):
         print(training_step(count, 3 if quick else 7, nets()[2]), flush=True)
     print("\n| clients in the federation | peak memory of ten rounds, MB |\n|---|---|\n" + "\n".join(memory_rows()))

@@ -35,6 +35,7 @@ from metabayfl.algorithms import ALGORITHMS
 from metabayfl.data import DataOptions
 from metabayfl.engine.options import TrainOptions
 from metabayfl.errors import ConfigError, unknown
+from metabayfl.models import MODELS
 from metabayfl.table import convert, parse
 
 DEFAULT_ALGORITHMS = ("local", "fedavg", "fedavg_ft", "fedavg_head_ft", "per_fedavg", "meta_bayfl")
@@ -58,13 +59,16 @@ class Config:
     data: DataOptions
     model: dict[str, Any]
     train: TrainOptions = field(default_factory=TrainOptions)
-    algorithm: dict[str, Any] = field(default_factory=dict)
+    algorithm: dict[str, dict[str, Any]] = field(default_factory=dict)
     algorithms: tuple[str, ...] = DEFAULT_ALGORITHMS
     seeds: tuple[int, ...] = (0, 1, 2)
 
     def __post_init__(self) -> None:
-        if "name" not in self.model:
-            raise ConfigError("[model] lacks the key 'name', such as name = \"mlp\"")
+        if not isinstance(self.model.get("name"), str):
+            raise ConfigError(f'name in [model] is {self.model.get("name")!r}, expected a text, such as name = "mlp"')
+        if any(seed < 0 for seed in self.seeds):
+            raise ConfigError(f"seeds is {list(self.seeds)}, expected whole numbers from 0")
+        model_options(self)
         for name in (*self.algorithms, *self.algorithm):
             check_algorithm(name)
         for name in self.algorithm:
@@ -80,28 +84,37 @@ def check_algorithm(name: str) -> None:
 
 def builder_options(config: Config, name: str) -> dict[str, Any]:
     """The arguments for the builder of ``name``, checked against its signature."""
-    given = {key: value for key, value in config.algorithm.get(name, {}).items() if key != "train"}
-    known = inspect.signature(ALGORITHMS[name]).parameters
-    options = [key for key, parameter in known.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-    for key in given:
-        if key not in options:
-            raise unknown(f"key in [algorithm.{name}]", key, [*options, "train"])
-    if "rounds" in options:  # schedules over the whole run
+    table = {key: value for key, value in config.algorithm.get(name, {}).items() if key != "train"}
+    parameters = inspect.signature(ALGORITHMS[name], eval_str=True).parameters.values()
+    known = {item.name: item.annotation for item in parameters if item.kind is inspect.Parameter.KEYWORD_ONLY}
+    given = _checked(table, known, f"[algorithm.{name}]", ("train",))
+    if "rounds" in known:  # schedules over the whole run
         given.setdefault("rounds", train_options(config, name).rounds)
     return given
 
 
+def model_options(config: Config) -> dict[str, Any]:
+    """The options for the builder of the model, checked against its signature."""
+    name = config.model["name"]
+    if name not in MODELS:
+        raise unknown("model", name, MODELS)
+    known = {item.name: item.annotation for item in list(inspect.signature(MODELS[name], eval_str=True).parameters.values())[3:]}
+    return _checked({key: value for key, value in config.model.items() if key != "name"}, known, "[model]", ("name",))
+
+
+def _checked(table: dict[str, Any], types: dict[str, Any], where: str, others: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Every key known and every value of its type; ``others`` are keys that mean something else there."""
+    for key in table:
+        if key not in types:
+            raise unknown(f"key in {where}", key, [*types, *others])
+    return {key: convert(value, types[key], f"{key} in {where}") for key, value in table.items()}
+
+
 def train_options(config: Config, name: str) -> TrainOptions:
     """``[train]`` with what ``[algorithm.NAME.train]`` changes."""
-    changes = config.algorithm.get(name, {}).get("train", {})
-    hints = {item.name: item for item in dataclasses.fields(TrainOptions)}
-    for key in changes:
-        if key not in hints:
-            raise unknown(f"key in [algorithm.{name}.train]", key, hints)
-    types = inspect.get_annotations(TrainOptions, eval_str=True)
-    return dataclasses.replace(
-        config.train, **{key: convert(value, types[key], f"{key} in [algorithm.{name}.train]") for key, value in changes.items()}
-    )
+    where = f"[algorithm.{name}.train]"
+    changes = convert(config.algorithm.get(name, {}).get("train", {}), dict[str, Any], where)
+    return dataclasses.replace(config.train, **_checked(changes, inspect.get_annotations(TrainOptions, eval_str=True), where))
 
 
 def ready_configs() -> list[str]:
@@ -120,7 +133,14 @@ def read(path: str | Path) -> Config:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not a TOML file: {error}") from error
-    return parse(Config, {"name": Path(path).stem, **table}, str(path))
+    config = parse(Config, {"name": Path(path).stem, **table}, str(path))
+    return dataclasses.replace(config, data=_beside(config.data, Path(path).parent))
+
+
+def _beside(data: DataOptions, folder: Path) -> DataOptions:
+    """Data files that lie beside the config are found from any working directory."""
+    beside = data.paths and all(any(folder.glob(path)) for path in data.paths if not Path(path).is_absolute())
+    return dataclasses.replace(data, root=str(folder.resolve())) if beside and not data.root else data
 
 
 def _text(path: str | Path) -> str:

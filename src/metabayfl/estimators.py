@@ -29,7 +29,7 @@ from metabayfl.artifact import Strategy
 from metabayfl.data import DataOptions, Federation, Schema, build_federation, from_arrays
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.rounds import rounds
-from metabayfl.errors import ConfigError
+from metabayfl.errors import ConfigError, SchemaError
 from metabayfl.models import build_model
 from metabayfl.personal import PersonalStrategy, rebuild
 from metabayfl.types import Batch, Kind, Prediction
@@ -64,7 +64,7 @@ class _MetaBayes(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         if len(x) < 2:
             raise ValueError(f"n_samples = {len(x)}: expected at least 2 to learn from")
         federation = self._federation(x, y, groups)
-        schema, arguments = federation.schema, {"rounds": self.rounds, "generator": "full", "down": "exact", "up": "exact"}
+        schema, arguments = federation.schema, {"rounds": self.rounds, "generator": "full", "body_lr": 5e-3, "down": "exact", "up": "exact"}
         table = {"name": "mlp", "hidden": list(self.hidden), "dropout": self.dropout}
         model = build_model("mlp", schema.input_shape, schema.outputs, schema.kind, hidden=tuple(self.hidden), dropout=self.dropout)
         options = TrainOptions(rounds=self.rounds, cohort=self.cohort, weighting="uniform")
@@ -80,11 +80,11 @@ class _MetaBayes(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         return self
 
     def _federation(self, x: Array, y: Array, groups: Any) -> Federation:
-        raw = from_arrays(x, y, None if groups is None else np.asarray(groups), kind=self._kind, layout="vector")
-        if groups is None:
-            return build_federation(_population(len(x)), self.random_state, data=raw)
+        alone = groups is None
+        groups = _population(len(x), self.random_state) if alone else np.asarray(groups)
+        raw = from_arrays(x, y, groups, kind=self._kind, layout="vector")
         names = len(set(np.asarray(groups).tolist()))
-        share = self.validation_share if names >= SMALLEST_FEDERATION else 0
+        share = self.validation_share if names >= SMALLEST_FEDERATION and not alone else 0
         options = DataOptions(validation_clients=share, heldout_clients=0, support=0.5, min_samples=2, min_classes=1)
         return build_federation(options, self.random_state, data=raw)
 
@@ -126,12 +126,10 @@ class _MetaBayes(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
             return loaded.schema, loaded.algorithm.predict(self.posterior_, encoded, random.fold(random.key(self.random_state), "predict"))
 
 
-def _population(count: int) -> DataOptions:
-    """Synthetic clients of some twenty rows each."""
+def _population(count: int, seed: int) -> Array:
+    """Every row dealt to one of some synthetic clients of about twenty rows each."""
     size = max(2, min(20, count // 3))
-    return DataOptions(
-        partition="iid", samples=(size, size), train_clients=max(1, count // size), validation_clients=0, heldout_clients=0, min_classes=1
-    )
+    return np.random.default_rng(seed).permutation(np.arange(count) % max(1, count // size))
 
 
 class MetaBayesClassifier(ClassifierMixin, _MetaBayes):  # type: ignore[misc]
@@ -186,6 +184,9 @@ class MetaBayesClassifier(ClassifierMixin, _MetaBayes):  # type: ignore[misc]
     def personalize(self, X: Any, y: Any) -> Self:
         """See the base class; labels must be among ``classes_``."""
         check_is_fitted(self)
+        strange = np.setdiff1d(y, self.classes_)
+        if len(strange):
+            raise SchemaError(f"y has the labels {strange[:5].tolist()} that training never saw, expected some of {self.classes_.tolist()}")
         codes = np.searchsorted(self.classes_, y)
         return super().personalize(X, codes)
 

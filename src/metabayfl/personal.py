@@ -140,7 +140,9 @@ class PersonalModel:
     def save(self, path: str | Path) -> None:
         """Write the posterior, with all that predicting and updating need, in one file."""
         value = {"posterior": self.posterior, "support": self.support._asdict()}
-        save_posterior(path, value, self.source.strategy, {name: getattr(self, name) for name in _ABOUT})
+        save_posterior(
+            path, value, self.source.strategy, {**{name: getattr(self, name) for name in _ABOUT}, "threshold": float(self.threshold).hex()}
+        )
 
 
 def load(path: str | Path, model: Model | None = None) -> PersonalStrategy:
@@ -166,6 +168,7 @@ def load_personal(path: str | Path, model: Model | None = None) -> PersonalModel
     support = value.get("support", {})
     if value.keys() != {"posterior", "support"} or support.keys() != set(Batch._fields) or about.keys() != set(_ABOUT):
         raise ArtifactError(f"{path} is a posterior without its support or threshold: save it with PersonalModel.save")
+    about["threshold"] = float.fromhex(about["threshold"])  # a text, since infinity, where nothing is referred, has no JSON
     return PersonalModel(rebuild(strategy, model, str(path)), value["posterior"], Batch(**support), **about)
 
 
@@ -179,7 +182,7 @@ def rebuild(strategy: Strategy, model: Model | None = None, where: str = "the st
         schema = Schema.from_json(strategy.schema)
         network = model or _network(strategy.spec["model"], schema)
         algorithm = ALGORITHMS[strategy.spec["algorithm"]](network, **strategy.spec["arguments"])
-    except (KeyError, TypeError, SchemaError, ConfigError, ModelError) as error:
+    except (AttributeError, KeyError, TypeError, SchemaError, ConfigError, ModelError) as error:
         raise ArtifactError(f"{where} has a specification that this library cannot rebuild ({error}): was it written by another version?") from error
     tree_file.fit(strategy.meta, algorithm.init(random.key(0)), where)
     return PersonalStrategy(strategy, algorithm, schema)

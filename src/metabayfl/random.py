@@ -22,13 +22,14 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 def _shift(z: Tensor, bits: int) -> Tensor:
     """Logical right shift: torch shifts int64 arithmetically, so the copies of the sign are masked away."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
+    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _mix(z: Tensor) -> Tensor:
-    z = (z ^ _shift(z, 30)) * _MIX_1
-    z = (z ^ _shift(z, 27)) * _MIX_2
-    return z ^ _shift(z, 31)
+    """A new tensor; what is new is changed in place here and below, since draws of weights are bound by memory."""
+    z = (z ^ _shift(z, 30)).mul_(_MIX_1)
+    z = z.bitwise_xor_(_shift(z, 27)).mul_(_MIX_2)
+    return z.bitwise_xor_(_shift(z, 31))
 
 
 def key(seed: int, device: torch.device | str = "cpu") -> Key:
@@ -84,7 +85,7 @@ def uniform(key: Key, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
         True
     """
     digits = 52 if dtype == torch.float64 else 23
-    return (_shift(bits(key, shape), 64 - digits).to(dtype) + 0.5) * 2.0**-digits
+    return _shift(bits(key, shape), 64 - digits).to(dtype).add_(0.5).mul_(2.0**-digits)
 
 
 def normal(key: Key, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -93,9 +94,9 @@ def normal(key: Key, shape: tuple[int, ...], dtype: torch.dtype = torch.float32)
         radius, angle = uniform(fold(key, 1), shape, dtype), uniform(fold(key, 2), shape, dtype)
     else:
         raw = bits(key, shape)
-        radius = (_shift(raw, 41).to(dtype) + 0.5) * 2.0**-23
-        angle = (raw & 0xFFFFFF).to(dtype) * 2.0**-24
-    return torch.sqrt(-2.0 * torch.log(radius)) * torch.cos((2.0 * math.pi) * angle)
+        radius = _shift(raw, 41).to(dtype).add_(0.5).mul_(2.0**-23)
+        angle = raw.bitwise_and_(0xFFFFFF).to(dtype).mul_(2.0**-24)
+    return radius.log_().mul_(-2.0).sqrt_().mul_(angle.mul_(2.0 * math.pi).cos_())
 
 
 def keep(key: Key, shape: tuple[int, ...], rate: float) -> Tensor:

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Generator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -21,7 +21,7 @@ import torch
 from metabayfl import personal, random, storage
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.artifact import Strategy
-from metabayfl.config import Config, builder_options, check_algorithm, train_options
+from metabayfl.config import Config, builder_options, check_algorithm, model_options, train_options
 from metabayfl.data import build_federation
 from metabayfl.data.federation import Federation
 from metabayfl.engine import job
@@ -32,7 +32,7 @@ from metabayfl.errors import ConfigError, SchemaError
 from metabayfl.evaluation import evaluate, over_seeds, payload, summarise, timings
 from metabayfl.models import build_model
 from metabayfl.report import write_report
-from metabayfl.types import Algorithm, Model
+from metabayfl.types import Algorithm
 
 
 class Trained(NamedTuple):
@@ -67,7 +67,7 @@ class Run(NamedTuple):
     spec: dict[str, Any]  # rebuilds the algorithm: names and arguments alone
 
 
-def compare(config: Config, algorithms: tuple[str, ...], seeds: tuple[int, ...], out: Path) -> Iterator[Event]:
+def compare(config: Config, algorithms: tuple[str, ...], seeds: tuple[int, ...], out: Path) -> Generator[Event, None, None]:
     """Train and judge every algorithm on every seed and write ``out``; yields an event a round and a run.
 
     Runs that ``out`` already holds are not repeated, and one that was stopped goes on from its checkpoint to the same bits.
@@ -88,20 +88,24 @@ def compare(config: Config, algorithms: tuple[str, ...], seeds: tuple[int, ...],
     write_outputs(config, algorithms, seeds, out)
 
 
+def run_directory(name: str, seed: int, out: Path) -> Path:
+    """Where one run keeps its checkpoint, metrics, figures and strategy."""
+    return out / "runs" / f"{name}-seed{seed}"
+
+
+def run_directories(algorithms: tuple[str, ...], seeds: tuple[int, ...], out: Path) -> list[Path]:
+    """Those of a whole study."""
+    return [run_directory(name, seed, out) for name in algorithms for seed in seeds]
+
+
 def prepare(config: Config, name: str, seed: int, federation: Federation, out: Path) -> Run:
     """The run of one algorithm and seed; nothing is computed yet."""
     arguments = builder_options(config, name)
-    model = model_for(config.model, federation)
+    schema = federation.schema
+    model = build_model(config.model["name"], schema.input_shape, schema.outputs, schema.kind, **model_options(config))
     spec = {"algorithm": name, "arguments": arguments, "model": dict(config.model)}
     algorithm = ALGORITHMS[name](model, **arguments)
-    return Run(name, seed, algorithm, train_options(config, name), federation, out / "runs" / f"{name}-seed{seed}", spec)
-
-
-def model_for(table: dict[str, Any], federation: Federation) -> Model:
-    """The model that a config's ``[model]`` table names, in the shape of the data."""
-    schema = federation.schema
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items() if key != "name"}
-    return build_model(table["name"], schema.input_shape, schema.outputs, schema.kind, **options)
+    return Run(name, seed, algorithm, train_options(config, name), federation, run_directory(name, seed, out), spec)
 
 
 def identity(run: Run) -> str:
@@ -121,10 +125,11 @@ def versions() -> dict[str, str]:
     return {"metabayfl": version("metabayfl"), "torch": torch.__version__, "numpy": numpy.__version__, "python": platform.python_version()}
 
 
-def _train_and_score(run: Run) -> Iterator[Event]:
-    finished = run.directory / "figures.json"
-    if finished.exists() and json.loads(finished.read_text(encoding="utf-8")).get("identity") == identity(run):
-        yield Scored(run.name, run.seed, json.loads(finished.read_text(encoding="utf-8"))["figures"])
+def _train_and_score(run: Run) -> Generator[Event, None, None]:
+    path = run.directory / "figures.json"
+    finished = storage.read_json(path) if path.exists() else {}
+    if finished.get("identity") == identity(run):
+        yield Scored(run.name, run.seed, finished["figures"])
         return
     reset_peak()
     for _, info in job.run(run.directory, run.algorithm, run.federation, run.options, run.seed, identity(run)):
@@ -188,8 +193,8 @@ def write_outputs(config: Config, algorithms: tuple[str, ...], seeds: tuple[int,
     rows: list[dict[str, object]] = []
     for name in algorithms:
         for seed in seeds:
-            directory = out / "runs" / f"{name}-seed{seed}"
-            kept[name].append(json.loads((directory / "figures.json").read_text(encoding="utf-8")))
+            directory = run_directory(name, seed, out)
+            kept[name].append(storage.read_json(directory / "figures.json"))
             rows += [{"algorithm": name, "seed": seed, **row} for row in job.read_metrics(directory / job.METRICS)]
     summary = {
         "title": config.name,
@@ -198,8 +203,8 @@ def write_outputs(config: Config, algorithms: tuple[str, ...], seeds: tuple[int,
         "algorithms": {name: over_seeds([one["figures"] for one in results]) for name, results in kept.items()},
     }
     shipped = "meta_bayfl" if "meta_bayfl" in algorithms else algorithms[0]
-    chosen = out / "runs" / f"{shipped}-seed{seeds[0]}" / "strategy.safetensors"
-    storage.write_bytes(out / "strategy.safetensors", chosen.read_bytes())
+    chosen = run_directory(shipped, seeds[0], out) / "strategy.safetensors"
+    storage.write_bytes(out / "strategy.safetensors", storage.read_bytes(chosen))
     storage.write_text(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     storage.write_json(out / "figures.json", {name: [one["kept"] for one in results] for name, results in kept.items()})
     storage.write_json(out / "summary.json", summary)

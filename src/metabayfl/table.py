@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -56,6 +56,8 @@ def _match(value: Any, hint: Any, where: str) -> tuple[bool, Any]:
         return value in typing.get_args(hint), value
     if origin is tuple:
         return _match_tuple(value, typing.get_args(hint), where)
+    if origin is Sequence:
+        return _match_tuple(value, (*typing.get_args(hint), Ellipsis), where)
     if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         inner = typing.get_args(hint)[1]
         return isinstance(value, Mapping), {k: convert(v, inner, f"{k} in {where}") for k, v in value.items()} if isinstance(value, Mapping) else None
@@ -79,7 +81,7 @@ def _describe(hint: Any) -> str:
     words = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "nothing"}
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(repr(choice) for choice in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
+    if typing.get_origin(hint) in (tuple, Sequence):
         return "a list of " + " and ".join(_describe(item) for item in typing.get_args(hint) if item is not Ellipsis)
     if len(_options(hint)) > 1:
         return " or ".join(_describe(option) for option in _options(hint))

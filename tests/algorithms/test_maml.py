@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 from torch.func import grad, vmap
@@ -168,26 +166,6 @@ def test_regression_models_adapt_too() -> None:
 def test_bad_arguments_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         maml(quadratic_model(P), **options)
-
-
-def fastest(run: object, times: int = 5) -> float:
-    run()
-    seconds = []
-    for _ in range(times):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-def test_a_hundred_clients_at_once_are_ten_times_a_loop() -> None:
-    algorithm = maml(mlp((64,), 10, hidden=(32,)), inner_steps=5)
-    meta, keys = algorithm.init(KEY), random.keys(KEY, 100)
-    halves = [Batch(random.normal(random.key(seed), (100, 10, 64)), torch.zeros(100, 10, dtype=torch.int64), torch.ones(100, 10)) for seed in (0, 1)]
-    singles = [(Task(*(Batch(*(part[row] for part in half)) for half in halves)), keys[row]) for row in range(5)]
-    together = fastest(lambda: vmap(algorithm.client, (None, 0, 0))(meta, Task(*halves), keys))
-    looped = 20 * fastest(lambda: [algorithm.client(meta, task, key) for task, key in singles])
-    assert looped > 10 * together, f"vmap {together * 1e3:.0f} ms, loop {looped * 1e3:.0f} ms"
 
 
 def test_quadratic_batches_average() -> None:

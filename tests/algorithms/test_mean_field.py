@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import grad
 
 from metabayfl import posterior, random, tree
 from metabayfl.algorithms.mean_field import Steps, expected_loss, mean_field, variational
 from metabayfl.errors import ConfigError
-from metabayfl.models import mlp
 from metabayfl.types import Batch, Key, Model, Task, Tree
 from quadratics import class_batch, smooth_model
 from scenarios import batch, double, padded, small_model, squared_error_model
@@ -197,28 +194,6 @@ def test_a_backward_pass_from_outside_gives_the_same_gradient(flavour: str) -> N
 def test_numbers_outside_their_range_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         mean_field(small_model("classification"), **options)
-
-
-def test_a_cohort_is_much_faster_than_its_clients_one_by_one() -> None:
-    """18 times when measured alone; processor time, and a wide margin, because test machines are busy."""
-    algorithm = mean_field(mlp((64,), 10))
-    meta, keys = algorithm.init(KEY), random.keys(KEY, 100)
-    part = Batch(torch.randn(100, 20, 64), torch.randint(10, (100, 20)), torch.ones(100, 20))
-
-    def loop(count: int) -> None:
-        for row in range(count):
-            algorithm.client(meta, Task(*[Batch(*(leaf[row] for leaf in part))] * 2), keys[row])
-
-    def seconds(work: object, *args: object) -> float:
-        start = time.process_time()
-        work(*args)
-        return time.process_time() - start
-
-    cohort = vmap(algorithm.client, (None, 0, 0))
-    loop(1)
-    together = min(seconds(cohort, meta, Task(part, part), keys) for _ in range(2))
-    alone = 33 * min(seconds(loop, 3) for _ in range(2))
-    assert alone > 5 * together
 
 
 def test_the_key_decides_the_draws() -> None:

@@ -34,8 +34,10 @@ def _start() -> None:
 @app.command()
 def demo(out: Out = Path("runs/demo")) -> None:
     """Train and compare six algorithms on handwritten digits of people that never took part."""
-    shutil.rmtree(out / "runs", ignore_errors=True)
-    _compare(configs.read("digits"), None, None, out)
+    config = configs.read("digits")
+    for directory in study.run_directories(config.algorithms, config.seeds, out):  # anew each time; nothing else in there is ours
+        shutil.rmtree(directory, ignore_errors=True)
+    _compare(config, None, None, out)
 
 
 @app.command()
@@ -56,7 +58,7 @@ def train(
     config: ConfigPath,
     out: Out,
     algorithm: Annotated[str, typer.Option(help="Which algorithm to train.")] = "meta_bayfl",
-    seed: Annotated[int, typer.Option(help="Decides the split, the start and all noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the split, the start and all noise.")] = 0,
     resume: Resume = False,
 ) -> None:
     """Train one algorithm and write its strategy."""
@@ -70,11 +72,11 @@ def evaluate(
     config: Annotated[str, typer.Option(help="The config whose held-out clients are asked.")],
     out: Out,
     support: Annotated[str | None, typer.Option(help="Support sizes with commas between, such as 5,10,20,50; all samples if none.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The client split; the strategy's own if none.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The client split; the strategy's own if none.")] = None,
 ) -> None:
     """Judge a strategy on the held-out clients of a config, at one or more support sizes."""
     figures = study.evaluate_strategy(strategy, configs.read(config), _numbers(support), seed, out)
-    display.show_support_sizes(figures, Console())
+    display.show_support_sizes(figures, display.output())
 
 
 @app.command()
@@ -83,33 +85,35 @@ def personalize(strategy: StrategyPath, data: DataPath, out: Out) -> None:
     model = personal.load(strategy)
     x, y = tables.labelled(data, model.schema)
     path = out / "posterior.safetensors"
-    out.mkdir(parents=True, exist_ok=True)
     model.personalize(x, y).save(path)
-    Console().print(f"{path}: a posterior from {len(y)} samples, {path.stat().st_size / 1000:.1f} KB", highlight=False)
+    _say(f"{path}: a posterior from {len(y)} samples, {path.stat().st_size / 1000:.1f} KB")
 
 
 @app.command()
 def predict(posterior: Annotated[Path, typer.Argument(metavar="POSTERIOR")], data: DataPath, out: Out) -> None:
     """Predict with a personal model: probabilities, uncertainty in its parts, and which cases to refer."""
     prediction = personal.load_personal(posterior).predict(tables.unlabelled(data))
-    out.mkdir(parents=True, exist_ok=True)
     rows = tables.write_predictions(out / "predictions.csv", prediction)
-    Console().print(f"{out / 'predictions.csv'}: {rows} predictions, {prediction.referred} of them to refer", highlight=False)
+    _say(f"{out / 'predictions.csv'}: {rows} predictions, {prediction.referred} of them to refer")
 
 
 @app.command()
 def report(directory: Annotated[Path, typer.Argument(metavar="DIR", help="What compare or train wrote.")], out: Out | None = None) -> None:
     """Write the report of a finished study again, into its own directory or into another."""
-    Console().print(str(write_report(directory, out)), highlight=False)
+    _say(str(write_report(directory, out)))
 
 
 def _compare(config: configs.Config, algorithms: tuple[str, ...] | None, seeds: tuple[int, ...] | None, out: Path) -> None:
     chosen, numbers = algorithms or config.algorithms, seeds or config.seeds
-    console = Console()
     display.follow(study.compare(config, chosen, numbers, out), Console(stderr=True), len(chosen) * len(numbers))
-    display.show_comparison(json.loads((out / "summary.json").read_text(encoding="utf-8")), console)
+    display.show_comparison(json.loads((out / "summary.json").read_text(encoding="utf-8")), display.output())
     size = (out / "strategy.safetensors").stat().st_size / 1000
-    console.print(f"strategy {out / 'strategy.safetensors'} ({size:.1f} KB) · report {out / 'report.html'}", highlight=False)
+    _say(f"strategy {out / 'strategy.safetensors'} ({size:.1f} KB) · report {out / 'report.html'}")
+
+
+def _say(text: str) -> None:
+    """One line as it is: a path may have brackets, and a line that was broken could not be copied."""
+    Console(soft_wrap=True, markup=False, highlight=False).print(text)
 
 
 def _check_free(out: Path, resume: bool) -> None:
@@ -118,11 +122,11 @@ def _check_free(out: Path, resume: bool) -> None:
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
-    return tuple(word.strip() for word in text.split(",") if word.strip()) if text else None
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip())) if text else None
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:
-    try:
-        return tuple(int(word) for word in text.split(",")) if text else None
-    except ValueError as error:
-        raise ConfigError(f"{text!r} is no list of whole numbers: write them with commas between, such as 0,1,2") from error
+    words = [word.strip() for word in text.split(",")] if text else []
+    if not all(word.isdecimal() for word in words):
+        raise ConfigError(f"{text!r} is no list of whole numbers: write them with commas between, such as 0,1,2")
+    return tuple(dict.fromkeys(int(word) for word in words)) or None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,8 +13,13 @@ from metabayfl.report import comparison_table
 from metabayfl.study import Event, Scored, Trained
 
 
-def follow(events: Iterator[Event], console: Console, runs: int) -> None:
-    """Consume the events of a study and show its progress."""
+def output() -> Console:
+    """Standard output; a file or pipe is wide enough for every column."""
+    return Console() if Console().is_terminal else Console(width=160)
+
+
+def follow(events: Generator[Event, None, None], console: Console, runs: int) -> None:
+    """Consume the events of a study and show its progress; after Ctrl-C the study is closed here, so that its checkpoint is whole on return."""
     columns = (
         TextColumn("{task.description:<24}"),
         BarColumn(bar_width=24),
@@ -22,7 +28,7 @@ def follow(events: Iterator[Event], console: Console, runs: int) -> None:
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress, closing(events):
         overall = progress.add_task("all runs", total=runs, figures="")
         current, bar = None, overall
         for event in events:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,12 @@ def _read(path: Path) -> Any:
         raise DataError(f"there is no file {path}")
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
+            with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as arrays:  # the first refuses what NumPy takes for something else
                 return {name: arrays[name] for name in arrays.files}
         if path.suffix in (".csv", ".parquet"):
             pandas = need("pandas", "tables", f"a {path.suffix} file")
             return pandas.read_csv(path) if path.suffix == ".csv" else pandas.read_parquet(path)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is not a whole {path.suffix} file: {error}") from error
     raise DataError(f"{path} ends in {path.suffix!r}, expected .csv, .parquet or .npz")
 

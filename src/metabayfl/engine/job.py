@@ -14,7 +14,7 @@ from metabayfl import storage, tree, tree_file
 from metabayfl.data.federation import Federation
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.rounds import RoundInfo, TrainState, begin, rounds
-from metabayfl.errors import ArtifactError
+from metabayfl.errors import ArtifactError, StorageError
 from metabayfl.types import Algorithm, ServerState
 
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
@@ -37,19 +37,16 @@ def run(
         ArtifactError: if the checkpoint found is damaged or belongs to another run.
         StorageError: if a checkpoint cannot be written; the one before it stays.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     start = restore(directory, algorithm, seed, options.device, identity)
     state, saved = start, start.round
     _cut_metrics(directory / METRICS, start.round)
     try:
-        with (directory / METRICS).open("a", encoding="utf-8") as lines:
-            for state, info in rounds(algorithm, federation, options, seed, start):
-                lines.write(json.dumps(info._asdict()) + "\n")
-                lines.flush()
-                if state.round % options.checkpoint_every == 0:
-                    save(directory, state, identity)
-                    saved = state.round
-                yield state, info
+        for state, info in rounds(algorithm, federation, options, seed, start):
+            _append(directory / METRICS, info)
+            if state.round % options.checkpoint_every == 0:
+                save(directory, state, identity)
+                saved = state.round
+            yield state, info
     finally:  # also on Ctrl-C and when the caller leaves the loop: the last whole round is kept
         if state.round != saved:
             save(directory, state, identity)
@@ -69,11 +66,11 @@ def restore(directory: Path, algorithm: Algorithm, seed: int, device: str, ident
     path = directory / CHECKPOINT
     if not path.exists():
         return start
-    expected = {"meta": start.server.meta, "optimizer": start.server.optimizer, "best": start.best}
-    numbers, about = tree_file.load_tree(path, expected, kind="checkpoint")
+    numbers, about = tree_file.load_tree(path, kind="checkpoint")
     if about.get("identity") != identity:
         raise ArtifactError(f"{path} belongs to another run (other config, data, seed or version): choose another --out, or delete it to start anew")
-    numbers, facts = tree.to(numbers, device), about["facts"]
+    expected = {"meta": start.server.meta, "optimizer": start.server.optimizer, "best": start.best}
+    numbers, facts = tree.to(tree_file.fit(numbers, expected, str(path)), device), about["facts"]
     server = ServerState(numbers["meta"], numbers["optimizer"])
     return TrainState(facts["round"], server, numbers["best"], facts["best_round"], float.fromhex(facts["best_loss"]), facts["stalled"])
 
@@ -85,6 +82,15 @@ def read_metrics(path: Path) -> list[dict[str, object]]:
         if line.endswith("\n"):
             rows.append(json.loads(line))
     return rows
+
+
+def _append(path: Path, info: RoundInfo) -> None:
+    """One more line; half a line that a full disk leaves is cut off when the run goes on."""
+    try:
+        with path.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(info._asdict()) + "\n")
+    except OSError as error:
+        raise StorageError(f"could not write {path}: {error.strerror or error}; free space there and go on with --resume") from error
 
 
 def _cut_metrics(path: Path, last_round: int) -> None:
