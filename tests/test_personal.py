@@ -13,7 +13,7 @@ import torch
 from tiny import digits, patients
 
 from metabayfl import tree, tree_file
-from metabayfl.artifact import load_strategy
+from metabayfl.artifact import load_strategy, save_posterior
 from metabayfl.errors import ArtifactError, ConfigError, DataError, MetabayflError, SchemaError, StorageError
 from metabayfl.personal import PersonalModel, PersonalPrediction, PersonalStrategy, load, load_personal
 
@@ -50,17 +50,12 @@ def test_an_update_equals_personalizing_on_all(digits_study: Path, algorithm: st
 
 
 def test_meta_bayfl_updates_by_its_statistics(digits_strategy: PersonalStrategy) -> None:
-    (x, y), algorithm = digits(), digits_strategy.algorithm
-    assert algorithm.update is not None
-    refused = algorithm._replace(adapt=lambda *_: pytest.fail("the posterior was fitted anew"))
-    model = digits_strategy.personalize(x[:1], y[:1])  # one sample has no folds for a threshold
-    first = dataclasses.replace(model, source=dataclasses.replace(digits_strategy, algorithm=refused), refer_share=0.0)
-    with pytest.raises(pytest.fail.Exception, match="anew"):
-        first.update(x[1:], y[1:])  # the threshold's folds are; so the statistics are compared without it
-    updated = algorithm.update(model.posterior, digits_strategy.personalize(x[1:], y[1:]).support)
-    whole = digits_strategy.personalize(x, y).posterior
-    for path, leaf in tree.flatten(whole).items():
-        assert torch.allclose(tree.flatten(updated)[path], leaf, atol=1e-4, rtol=1e-5), path
+    (x, y), update = digits(), digits_strategy.algorithm.update
+    assert update is not None
+    updated = update(digits_strategy.personalize(x[:1], y[:1]).posterior, digits_strategy.personalize(x[1:], y[1:]).support)
+    whole = tree.flatten(digits_strategy.personalize(x, y).posterior)
+    for path, leaf in tree.flatten(updated).items():
+        assert torch.allclose(leaf, whole[path], atol=1e-4, rtol=1e-5), path
 
 
 def test_a_regression_updates_exactly_too(dose_strategy: PersonalStrategy) -> None:
@@ -244,8 +239,6 @@ def test_numbers_that_do_not_fit_their_specification_are_refused(digits_study: P
 
 
 def test_a_posterior_without_its_support_is_refused(digits_strategy: PersonalStrategy, tmp_path: Path) -> None:
-    from metabayfl.artifact import save_posterior
-
     save_posterior(tmp_path / "p", {"posterior": {"w": torch.zeros(2)}}, digits_strategy.strategy, {})
     with pytest.raises(ArtifactError, match="without its support"):
         load_personal(tmp_path / "p")

@@ -191,7 +191,8 @@ def step_sd(prox: Prox, ratio: Tensor, descent: Tensor) -> Tensor:
         >>> torch.cat([step_sd(one, torch.ones(1), torch.tensor([0.5])) for one in (weak, strong)])
         tensor([0.5000, 1.0000])
     """
-    root: Tensor = _Root.apply(torch.addcmul(prox.keep * ratio, prox.gain, descent, value=-1.0), prox.lift)
+    b = torch.addcmul(prox.keep * ratio, prox.gain, descent, value=-1.0)
+    root: Tensor = _Root.apply(b, prox.lift)  # type: ignore[no-untyped-call]
     return root
 
 
@@ -213,7 +214,7 @@ class _Root(torch.autograd.Function):
         ctx.save_for_backward(*inputs, output)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:
         b, c, root = ctx.saved_tensors
         to_c = slope / (b * b).add(c, alpha=4.0).sqrt()
         return to_c * root, to_c

@@ -147,7 +147,8 @@ def variational(model: Model, prior: Tree, support: Batch, key: Key, steps: Step
         noise = random.normal(random.fold(at, "weights"), (half, len(mean0)), mean0.dtype)
         others = noise[: steps.draws - half]
         drawn = hold(_pairs(mean0 + shift, sd0 * ratio, noise, others))
-        ahead, behind = hold(descents(drawn, random.keys(random.fold(at, "dropout"), steps.draws))).split([half, steps.draws - half])
+        slope = hold(descents(drawn, random.keys(random.fold(at, "dropout"), steps.draws)))
+        ahead, behind = torch.split(slope, [half, steps.draws - half])
         shift = posterior.step_mean(prox, shift, ahead.sum(0) + behind.sum(0))
         ratio = posterior.step_sd(prox, ratio, (ahead * noise).sum(0) - (behind * others).sum(0))
     return posterior.move(prior, shift, torch.log(ratio))

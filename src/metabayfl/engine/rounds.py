@@ -109,7 +109,7 @@ def run_cohort(
     sizes = np.minimum(clients.sizes[positions], options.task_samples or np.inf).astype(np.int64)
     blocks = (
         tasks.block(clients, positions[rows], names[torch.from_numpy(rows)], options.support_share, device, options.task_samples)
-        for rows in tasks.chunks(sizes, limit)
+        for rows in tasks.chunks(sizes, limit, cohort.small_client(tree.size(seen)))
     )
     if options.vectorise and cohort.takes_one_pass(algorithm, combine):
         return combine.finish(cohort.total([cohort.one_pass(algorithm, combine, seen, block) for block in blocks]))

@@ -37,8 +37,8 @@ def support_sizes(sizes: NDArray[np.int64], share: float) -> NDArray[np.int64]:
     return np.where(sizes < 2, sizes, np.clip(np.rint(share * sizes), 1, np.maximum(sizes - 1, 1))).astype(np.int64)
 
 
-def chunks(sizes: NDArray[np.int64], limit: int) -> list[NDArray[np.int64]]:
-    """Indices in chunks of like size: at most ``limit`` clients each, and padding at most doubles a client unless it is below 16.
+def chunks(sizes: NDArray[np.int64], limit: int, small: int = 16) -> list[NDArray[np.int64]]:
+    """Indices in chunks of like size: at most ``limit`` clients each, and padding at most doubles a client unless that takes it to ``small`` or less.
 
     Example:
         >>> [part.tolist() for part in chunks(np.array([20, 130, 114, 60, 5]), 100)]
@@ -48,7 +48,7 @@ def chunks(sizes: NDArray[np.int64], limit: int) -> list[NDArray[np.int64]]:
     out: list[NDArray[np.int64]] = []
     while len(order):
         largest = sizes[order[0]]
-        take = min(int(np.sum(sizes[order] >= (largest / 2 if largest > 16 else 0))), limit)
+        take = min(int(np.sum(sizes[order] >= (largest / 2 if largest > small else 0))), limit)
         out.append(order[:take])
         order = order[take:]
     return out
