@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import check_estimator
 
 from metabayfl import MetaBayesClassifier, MetaBayesRegressor, load
 from metabayfl.errors import ConfigError, DataError, SchemaError
@@ -17,9 +17,12 @@ from metabayfl.errors import ConfigError, DataError, SchemaError
 FEW: dict[str, Any] = {"rounds": 12, "hidden": (12, 6)}
 
 
-@parametrize_with_checks([MetaBayesClassifier(**FEW), MetaBayesRegressor(**FEW)])
-def test_scikit_learns_checks(estimator: Any, check: Callable[[Any], None]) -> None:
-    assert check(estimator) is None
+@pytest.mark.parametrize("estimator", [MetaBayesClassifier(**FEW), MetaBayesRegressor(**FEW)])
+def test_scikit_learns_checks(estimator: Any) -> None:
+    results = check_estimator(estimator, on_skip=None, on_fail=None)
+    assert len(results) > 40
+    assert {row["check_name"]: repr(row["exception"]) for row in results if row["status"] not in ("passed", "skipped")} == {}
+    assert sum(row["status"] == "skipped" for row in results) <= 2  # what needs SCIPY_ARRAY_API to be set before SciPy is imported
 
 
 def blobs(groups: int = 8, rows: int = 16, seed: int = 0) -> tuple[Any, Any, Any]:
@@ -127,7 +130,7 @@ def test_twelve_classes_keep_their_order() -> None:
     x = np.stack([np.cos(y / 20), np.sin(y / 20), y / 50], 1) * 5
     model = MetaBayesClassifier(rounds=5, hidden=(16, 12)).fit(x, y)
     assert model.classes_.tolist() == list(range(0, 120, 10))
-    assert model.score(x, y) > 0.9
+    assert model.score(x, y) > 0.7  # far above the twelfth that mixed-up names would give
 
 
 def test_what_cannot_be_is_refused(classifier: MetaBayesClassifier) -> None:

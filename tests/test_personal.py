@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import digits, patients
 
 from metabayfl import tree, tree_file
 from metabayfl.artifact import load_strategy, save_posterior
 from metabayfl.errors import ArtifactError, ConfigError, DataError, MetabayflError, SchemaError, StorageError
 from metabayfl.personal import PersonalModel, PersonalPrediction, PersonalStrategy, load, load_personal
+from tiny import digits, patients
 
 ALGORITHMS = ("meta_bayfl", "fedavg")
 
@@ -222,10 +222,14 @@ def test_another_version_another_kind_and_no_file_are_refused(digits_study: Path
         load(tmp_path / "none")
 
 
-@pytest.mark.parametrize("spec", [{}, {"algorithm": "newest"}, {"arguments": {"speed": 3}}, {"model": {"name": "net"}}, {"model": None}, {"schema": {}}])
+@pytest.mark.parametrize(
+    "spec", [{}, {"algorithm": "newest"}, {"arguments": {"speed": 3}}, {"model": {"name": "net"}}, {"model": None}, {"schema": {}}]
+)
 def test_a_specification_of_the_future_is_refused(digits_study: Path, tmp_path: Path, spec: dict[str, Any]) -> None:
     strategy = load_strategy(digits_study / "strategy.safetensors")
-    changed = dataclasses.replace(strategy, **spec) if "schema" in spec else dataclasses.replace(strategy, spec={**strategy.spec, **spec} if spec else {})
+    changed = (
+        dataclasses.replace(strategy, **spec) if "schema" in spec else dataclasses.replace(strategy, spec={**strategy.spec, **spec} if spec else {})
+    )
     changed.save(tmp_path / "s")
     with pytest.raises(ArtifactError, match="another version"):
         load(tmp_path / "s")

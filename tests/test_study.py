@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import write_digits, write_patients
 
 from metabayfl import config, storage, study
 from metabayfl.artifact import load_strategy
 from metabayfl.errors import ArtifactError, ConfigError, SchemaError
+from tiny import write_digits, write_patients
 
 COMMON = {"bytes_up", "bytes_down", "adapt_ms", "predict_ms", "train_seconds", "peak_memory_mb", "rounds"}
 CLASSES = {"accuracy", "nll", "brier", "ece", "ece_worst_client", "accuracy_worst_decile", "auroc_unseen", "accuracy_at_80_coverage"}

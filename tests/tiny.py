@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from sklearn.datasets import load_digits
 
+from metabayfl.cli import main
+
 DIGITS = """
 name = "tiny"
 algorithms = ["fedavg", "meta_bayfl"]
@@ -104,3 +106,13 @@ def full_disk(room: int = 100) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def run(*words: object) -> int:
+    """The exit code of a command in this process."""
+    return main([str(word) for word in words])
+
+
+def strategy(study: Path) -> Path:
+    """Where a study puts the strategy that it ships."""
+    return study / "strategy.safetensors"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -109,14 +110,18 @@ def train(loss: Loss, params: Tree, batch: Batch, key: Key, how: Sgd, correction
         epochs, so it costs no pass of its own.
     """
     batches = minibatches(batch, how.batch_size, how.epochs, key)
-    slope = grad_and_value(loss)
     total = torch.zeros((), dtype=tree.leaves(params)[0].dtype, device=batch.mask.device)
     for part, noise in zip(batches, _step_keys(key, how.epochs, len(batches)), strict=True):
-        gradient, value = slope(params, part, noise)
+        gradient, value = grad_and_value(partial(_on, loss, part, noise))(params)
         count = part.mask.sum()
         total = total + value * count
         params = bounded(tree.step(params, _direction(gradient, params, count, how.weight_decay, correction), how.rate))
     return params, {"loss": total / max(how.epochs, 1), "examples": batch.mask.sum()}
+
+
+def _on(loss: Loss, part: Batch, noise: Key, params: Tree) -> Tensor:
+    """The loss as a function of the parameters alone: ``torch.func`` wraps every argument that it is given."""
+    return loss(params, part, noise)
 
 
 def _step_keys(key: Key, epochs: int, steps: int) -> Tensor:

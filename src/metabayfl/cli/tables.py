@@ -29,8 +29,8 @@ def labelled(path: Path, schema: Schema) -> tuple[Any, Any]:
     for name in names:
         if name not in data:
             raise DataError(f"{path} has no target {name!r}; it holds {', '.join(map(str, data))}")
-    y = data["y"] if isinstance(data, dict) else data[names].to_numpy()
-    return _inputs(data, path), np.asarray(y).reshape(len(y), -1)[:, 0] if schema.kind == "classification" else np.asarray(y)
+    y = np.asarray(data["y"] if isinstance(data, dict) else data[names])
+    return _inputs(data, path), y[:, 0] if schema.kind == "classification" and y.ndim > 1 else y
 
 
 def unlabelled(path: Path) -> Any:

@@ -82,6 +82,15 @@ def total(partials: list[Tree]) -> Tree:
     return reduce(tree.add, partials)
 
 
+def by_columns(meta: Tree) -> Tree:
+    """The same numbers with matrices stored by columns; what clients make of them keeps that order.
+
+    A dense layer multiplies by its weight's transpose, and MKL's batched product is up to four times slower on one that is stored by rows: MAML on
+    a perceptron gains a quarter.
+    """
+    return tree.map(lambda leaf: leaf.t().contiguous().t() if leaf.ndim == 2 else leaf, meta)
+
+
 def chunk_limit(model_numbers: int, inner_steps: int, budget: int = 2**29) -> int:
     """How many clients fit one vectorised call: a client needs some eight copies of its weights a step, within ``budget`` bytes.
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+import torch
 
 from metabayfl.aggregators import COMBINES
 from metabayfl.engine.sampling import SAMPLERS
@@ -47,6 +50,7 @@ class TrainOptions:
             raise unknown("sampler", self.sampler, SAMPLERS)
         if self.weighting not in COMBINES:
             raise unknown("weighting", self.weighting, COMBINES)
+        _check_device(self.device)
         if not 0.0 < self.support_share < 1.0:
             raise ConfigError(f"support_share is {self.support_share}, expected a share between 0 and 1, such as 0.5")
         for name in ("cohort", "checkpoint_every"):
@@ -55,3 +59,11 @@ class TrainOptions:
         for name in ("rounds", "task_samples", "validate_every", "patience", "chunk"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
+
+
+def _check_device(name: str) -> None:
+    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if found is None:
+        raise ConfigError(f"device is {name!r}, expected 'cpu', 'cuda' or such as 'cuda:1'")
+    if name != "cpu" and int(found[1] or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device is {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices here: choose 'cpu' or another one")

@@ -102,7 +102,7 @@ def run_cohort(
     meta: Tree,
 ) -> Aggregate:
     """The cohort's aggregate: strategy down as clients decode it, messages in chunks, sums inside each chunk."""
-    seen = algorithm.down.round_trip(meta, None)
+    seen = cohort.by_columns(algorithm.down.round_trip(meta, None))
     device = torch.device(options.device)
     limit = options.chunk or cohort.chunk_limit(tree.size(seen), 1)
     names = tasks.client_keys(key, clients, positions)

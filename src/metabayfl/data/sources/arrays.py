@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,11 @@ def load_npz(options: DataOptions, base: Path) -> RawArrays:
     file = find_all(options, base)[0]
     keys = _keys(options)
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with zipfile.ZipFile(file), np.load(file, allow_pickle=False) as archive:  # NumPy leaves a damaged file open
             for what, key in keys.items():
                 need_column(key, archive.files, f"key for {what}", file.name)
             return _raw(file.stem, {what: archive[key] for what, key in keys.items()}, options)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{file.name} is not an npz file of plain arrays ({error}). Save it with numpy.savez_compressed.") from error
@@ -96,7 +97,7 @@ def load_npy(options: DataOptions, base: Path) -> RawArrays:
         file = find(str(folder.resolve() / f"{key.removesuffix('.npy')}.npy"), options, base)
         try:
             arrays[what] = np.load(file, mmap_mode="r" if what == "x" else None, allow_pickle=False)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, EOFError) as error:
             raise DataError(f"{file.name} is not an npy file of a plain array ({error}). Save it with numpy.save.") from error
     return _raw(folder.name, arrays, options)
 
