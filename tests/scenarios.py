@@ -23,8 +23,11 @@ def squared_error_model(inputs: int, outputs: int = 1) -> Model:
     def init(key: Key) -> Tree:
         return {"body": {}, "head": {"weight": random.normal(key, (outputs, inputs), torch.float64)}}
 
+    def head(params: Tree, x: Tensor) -> Tensor:
+        return x @ params["weight"].mT
+
     def apply(params: Tree, x: Tensor, key: Key | None) -> Tensor:
-        return x @ params["head"]["weight"].mT
+        return head(params["head"], x)
 
     def loss(outputs: Tensor, y: Tensor) -> Tensor:
         return 0.5 * ((outputs - y) ** 2).sum(-1)
@@ -33,7 +36,7 @@ def squared_error_model(inputs: int, outputs: int = 1) -> Model:
         return GAUSSIAN.predict(torch.cat([outputs, torch.zeros_like(outputs)], -1))
 
     likelihood = Likelihood("regression", loss, predict, lambda samples: predict(samples.mean(0)))
-    return Model("squared_error", "regression", outputs, inputs, init, lambda body, x, key: x, apply, None, likelihood)
+    return Model("squared_error", "regression", outputs, inputs, init, lambda body, x, key: x, apply, None, likelihood, head)
 
 
 def small_model(kind: str, dropout: float = 0.0) -> Model:

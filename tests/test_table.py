@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
+
 from metabayfl.errors import ConfigError
 from metabayfl.table import convert, parse
 

@@ -115,6 +115,7 @@ class Model(NamedTuple):
     apply: Callable[[Tree, Tensor, Key | None], Tensor]  # parameters, x, key -> (N, O); key None switches dropout off
     dense: DenseLayer | None  # None where the body has no dense layer
     likelihood: Likelihood
+    head: Callable[[Tree, Tensor], Tensor]  # head tree, features (N, M) -> (N, O): what ``apply`` puts on the features
 
 
 class Codec(NamedTuple):

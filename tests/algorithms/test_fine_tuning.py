@@ -9,7 +9,8 @@ import torch
 
 from metabayfl import random, tree
 from metabayfl.algorithms.fedavg import fedavg
-from metabayfl.algorithms.fine_tuning import fedavg_ft, fedavg_head_ft
+from metabayfl.algorithms.fine_tuning import CHUNK, fedavg_ft, fedavg_head_ft
+from metabayfl.algorithms.local_training import model_loss, train, tuning
 from metabayfl.errors import ConfigError
 from metabayfl.types import Algorithm, Batch, Model, Tree
 from scenarios import client, clients, double, small_model
@@ -41,6 +42,15 @@ def test_adaptation_is_gradient_descent_on_the_support(builder: Callable[..., Al
     model, meta, support = setting(kind)
     found = builder(model, adapt_steps=4, adapt_lr=0.1).adapt(meta, support, KEY)
     torch.testing.assert_close(found, descend(model, meta, part, support, 4), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, CHUNK + 2])
+def test_features_that_are_computed_once_are_those_of_every_step_with_its_dropout(steps: int) -> None:
+    model, meta, support = setting("classification", dropout=0.5)
+    loss = model_loss(model)
+    head, _ = train(lambda head, batch, noise: loss({**meta, "head": head}, batch, noise), meta["head"], support, KEY, tuning(steps, 0.1))
+    found = fedavg_head_ft(model, adapt_steps=steps, adapt_lr=0.1).adapt(meta, support, KEY)
+    torch.testing.assert_close(found["head"], head, rtol=1e-12, atol=1e-12)
 
 
 def test_the_head_alone_is_adapted() -> None:

@@ -15,7 +15,6 @@ import pytest
 from metabayfl import tree_file
 from tiny import digits, full_disk, patients, run, strategy, write_digits, write_patients
 
-Capture = pytest.CaptureFixture[str]
 Run = Callable[..., str]
 
 

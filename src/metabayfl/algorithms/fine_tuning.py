@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from metabayfl.algorithms.local_training import averaging, model_loss, require, sgd, train, tuning
+from torch import Tensor
+from torch.func import vmap
+
+from metabayfl.algorithms.local_training import averaging, descend, model_loss, require, sgd, step_keys, train, tuning
+from metabayfl.batches import minibatches
+from metabayfl.losses import mean_loss
 from metabayfl.optimizers import sgd as server_sgd
 from metabayfl.types import Algorithm, Batch, Key, Model, Tree
+
+CHUNK = 10
+"""Steps whose features are computed at once; bounds the memory of bodies that change their inputs at random."""
 
 
 def fedavg_ft(
@@ -60,13 +68,25 @@ def fedavg_head_ft(
     """:func:`fedavg_ft` that adapts the linear head alone; the body stays the server's to the bit. Arguments as there."""
     _require(server_lr, server_momentum)
     how, tune = sgd(local_epochs, batch_size, client_lr, weight_decay), tuning(adapt_steps, adapt_lr)
-    loss = model_loss(model)
+
+    def loss(head: Tree, features: Batch, noise: Key) -> Tensor:
+        return mean_loss(model.likelihood, model.head(head, features.x), features)
 
     def adapt(meta: Tree, support: Batch, key: Key) -> Tree:
-        head, _ = train(lambda head, batch, noise: loss({**meta, "head": head}, batch, noise), meta["head"], support, key, tune)
+        keys = step_keys(key, adapt_steps, adapt_steps)
+        head, _ = descend(loss, meta["head"], _features(model, meta["body"], support, keys), keys, tune)
         return {**meta, "head": head}
 
     return averaging("fedavg_head_ft", model, how, server_sgd(server_lr, server_momentum), adapt=adapt)
+
+
+def _features(model: Model, body: Tree, support: Batch, keys: Tensor) -> list[Batch]:
+    """The support's features at each step's key. What a body computes before its dropout does not depend on the key, so it is computed once."""
+    if not len(keys):
+        return []
+    batch = minibatches(support, 0, 1, keys[0])[0]
+    each = vmap(lambda key: model.features(body, batch.x, key), chunk_size=CHUNK)(keys)
+    return [batch._replace(x=features) for features in each]
 
 
 def _require(server_lr: float, server_momentum: float) -> None:

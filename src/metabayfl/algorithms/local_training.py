@@ -110,13 +110,19 @@ def train(loss: Loss, params: Tree, batch: Batch, key: Key, how: Sgd, correction
         epochs, so it costs no pass of its own.
     """
     batches = minibatches(batch, how.batch_size, how.epochs, key)
-    total = torch.zeros((), dtype=tree.leaves(params)[0].dtype, device=batch.mask.device)
-    for part, noise in zip(batches, _step_keys(key, how.epochs, len(batches)), strict=True):
+    params, total = descend(loss, params, batches, step_keys(key, how.epochs, len(batches)), how, correction)
+    return params, {"loss": total / max(how.epochs, 1), "examples": batch.mask.sum()}
+
+
+def descend(loss: Loss, params: Tree, batches: list[Batch], keys: Tensor, how: Sgd, correction: Correction | None = None) -> tuple[Tree, Tensor]:
+    """One step of :func:`train` on each batch, with the keys ``(steps,)``; also returns the sum over examples of the loss that each had."""
+    total = torch.zeros((), dtype=tree.leaves(params)[0].dtype, device=keys.device)
+    for part, noise in zip(batches, keys, strict=True):
         gradient, value = grad_and_value(partial(_on, loss, part, noise))(params)
         count = part.mask.sum()
         total = total + value * count
         params = bounded(tree.step(params, _direction(gradient, params, count, how.weight_decay, correction), how.rate))
-    return params, {"loss": total / max(how.epochs, 1), "examples": batch.mask.sum()}
+    return params, total
 
 
 def _on(loss: Loss, part: Batch, noise: Key, params: Tree) -> Tensor:
@@ -124,7 +130,7 @@ def _on(loss: Loss, part: Batch, noise: Key, params: Tree) -> Tensor:
     return loss(params, part, noise)
 
 
-def _step_keys(key: Key, epochs: int, steps: int) -> Tensor:
+def step_keys(key: Key, epochs: int, steps: int) -> Tensor:
     """A key for each step ``(steps,)``, from its place in its epoch, since padding adds steps to every epoch."""
     passes = torch.arange(epochs, device=key.device).unsqueeze(1)
     return random.fold(key, "dropout", passes, torch.arange(steps // max(epochs, 1), device=key.device)).flatten()

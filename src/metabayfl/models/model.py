@@ -49,12 +49,14 @@ def assemble(
             head["log_scale"] = torch.zeros(outputs)
         return {"body": init_body(random.fold(key, "body")), "head": head}
 
-    def apply(params: Tree, x: Tensor, key: Key | None) -> Tensor:
-        head = params["head"]
-        out = torch.nn.functional.linear(activation(features(params["body"], x, key)), head["weight"], head["bias"])
-        return torch.cat([out, head["log_scale"].expand_as(out)], -1) if kind == "regression" else out
+    def head(params: Tree, values: Tensor) -> Tensor:
+        out = torch.nn.functional.linear(activation(values), params["weight"], params["bias"])
+        return torch.cat([out, params["log_scale"].expand_as(out)], -1) if kind == "regression" else out
 
-    return Model(name, kind, outputs, width, init, features, apply, dense, likelihood(kind))
+    def apply(params: Tree, x: Tensor, key: Key | None) -> Tensor:
+        return head(params["head"], features(params["body"], x, key))
+
+    return Model(name, kind, outputs, width, init, features, apply, dense, likelihood(kind), head)
 
 
 def augmented(model: Model, augment: Callable[[Tensor, Key], Tensor]) -> Model:
