@@ -1,9 +1,9 @@
 """How fast the engine is, side by side with lean hand-written PyTorch: run by hand, ``python benchmarks/engine.py [--quick]``.
 
-Every pair is timed in turn, A B A B, in CPU seconds on one thread, and the medians are compared, so a busy machine moves both alike. What is timed
-on the engine's side is :func:`metabayfl.engine.rounds.run_cohort`: reading, shuffling, padding, the clients' work and the aggregation; the loop's data are
-tensors beforehand. The sides agree in float64 before anything is timed. As on the command line, glibc is told to keep freed memory, for both sides.
-"""
+Every pair is timed in turn, A B A B, in CPU seconds on one thread, and the medians are compared, so a busy machine moves both alike. What is
+timed on the engine's side is :func:`metabayfl.engine.rounds.run_cohort`: reading, shuffling, padding, the clients' work and the aggregation; the
+loop's data are tensors beforehand. The sides agree in float64 before anything is timed. As on the command line, glibc is told to keep freed
+memory, for both sides."""
 
 from __future__ import annotations
 
