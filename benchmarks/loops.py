@@ -43,10 +43,10 @@ def mlp_net(params: list[Tensor], x: Tensor) -> Tensor:
 
 
 def cnn_net(params: list[Tensor], x: Tensor) -> Tensor:
-    """LEAF's net for characters: two 5 x 5 convolutions with pooling, two dense layers."""
+    """Two convolutions with pooling, two dense layers: LEAF's net for characters, and the default CNN."""
     w0, b0, w1, b1, w2, b2, w3, b3 = params
-    out = max_pool2d(torch.relu(conv2d(x, w0, b0, padding=2)), 2)
-    out = max_pool2d(torch.relu(conv2d(out, w1, b1, padding=2)), 2)
+    out = max_pool2d(torch.relu(conv2d(x, w0, b0, padding=w0.shape[-1] // 2)), 2)
+    out = max_pool2d(torch.relu(conv2d(out, w1, b1, padding=w1.shape[-1] // 2)), 2)
     return linear(torch.relu(linear(out.flatten(1), w2, b2)), w3, b3)
 
 

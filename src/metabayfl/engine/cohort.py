@@ -17,6 +17,9 @@ from metabayfl.batches import examples
 from metabayfl.engine.tasks import Block
 from metabayfl.types import Algorithm, Batch, Key, Message, Task, Tree
 
+WIDE = 2**18
+"""Numbers of a strategy, 1 MB of them, from which a client's weights no longer stay in a core's cache."""
+
 
 def messages(algorithm: Algorithm, meta: Tree, block: Block) -> Message:
     """The messages of a block as the server decodes them, stacked along ``C``."""
@@ -82,13 +85,24 @@ def total(partials: list[Tree]) -> Tree:
     return reduce(tree.add, partials)
 
 
+def pays(meta: Tree, device: torch.device) -> bool:
+    """Whether clients are faster side by side than one after the other: on a CPU not where each has weights of its own beyond the cache.
+
+    Example:
+        >>> small, wide = ({"weight": torch.zeros(count)} for count in (2_410, 1_663_370))
+        >>> pays(small, torch.device("cpu")), pays(wide, torch.device("cpu"))
+        (True, False)
+    """
+    return device.type != "cpu" or tree.size(meta) < WIDE
+
+
 def by_columns(meta: Tree) -> Tree:
     """The same numbers with the matrices of a small model stored by columns; what clients make of them keeps that order.
 
     A dense layer multiplies by its weight's transpose, and MKL's batched product is up to four times slower on one that is stored by rows: MAML on
     a perceptron gains a quarter. Where a weight outgrows the cache, its update in that order costs more than the product gains.
     """
-    return tree.map(lambda leaf: leaf.t().contiguous().t() if leaf.ndim == 2 else leaf, meta) if tree.size(meta) < 2**18 else meta
+    return tree.map(lambda leaf: leaf.t().contiguous().t() if leaf.ndim == 2 else leaf, meta) if tree.size(meta) < WIDE else meta
 
 
 def chunk_limit(model_numbers: int, inner_steps: int, budget: int = 2**29) -> int:

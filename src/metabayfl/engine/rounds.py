@@ -111,9 +111,10 @@ def run_cohort(
         tasks.block(clients, positions[rows], names[torch.from_numpy(rows)], options.support_share, device, options.task_samples)
         for rows in tasks.chunks(sizes, limit, cohort.small_client(tree.size(seen)))
     )
-    if options.vectorise and cohort.takes_one_pass(algorithm, combine):
+    vectorise = options.vectorise and cohort.pays(seen, device)
+    if vectorise and cohort.takes_one_pass(algorithm, combine):
         return combine.finish(cohort.total([cohort.one_pass(algorithm, combine, seen, block) for block in blocks]))
-    run = cohort.messages if options.vectorise else cohort.messages_by_loop
+    run = cohort.messages if vectorise else cohort.messages_by_loop
     with torch.no_grad():
         if combine.needs == "sum":
             return combine.finish(cohort.total([combine.partial(run(algorithm, seen, block)) for block in blocks]))
