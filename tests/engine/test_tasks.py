@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
+import pytest
 import torch
 
 from metabayfl import random
@@ -55,12 +58,28 @@ def test_support_sizes_leave_a_sample_on_either_side() -> None:
     assert tasks.support_sizes(np.array([1, 2, 3, 100]), 0.99).tolist() == [1, 1, 2, 99]
 
 
-def test_chunks_hold_everyone_once_within_the_limit_and_at_most_double_a_client() -> None:
+def test_chunks_hold_everyone_once_within_the_limit() -> None:
     sizes = np.random.default_rng(0).integers(1, 200, 57)
     parts = tasks.chunks(sizes, 8)
     assert sorted(np.concatenate(parts).tolist()) == list(range(57))
     assert max(len(part) for part in parts) <= 8
-    assert all(sizes[part].max() <= max(16, 2 * sizes[part].min()) for part in parts)
+    assert all(sizes[first].min() >= sizes[second].max() for first, second in itertools.pairwise(parts))
+
+
+def test_chunks_have_the_least_padding_for_their_number() -> None:
+    sizes, call = np.random.default_rng(1).integers(1, 60, 9), 40
+    ordered = np.sort(sizes)[::-1]
+
+    def cost(ends: tuple[int, ...]) -> int:
+        return sum(ordered[begin] * (end - begin) + call for begin, end in itertools.pairwise((0, *ends, 9)))
+
+    best = min(cost(ends) for count in range(9) for ends in itertools.combinations(range(1, 9), count))
+    assert sum(sizes[part].max() * len(part) + call for part in tasks.chunks(sizes, 100, call)) == best
+
+
+@pytest.mark.parametrize("call, number", [(0, 4), (10_000, 1)])
+def test_a_dear_call_means_few_chunks(call: int, number: int) -> None:
+    assert len(tasks.chunks(np.array([3, 9, 5, 7, 5]), 100, call)) == number
 
 
 def test_a_round_takes_at_most_so_many_samples(federation: Federation) -> None:

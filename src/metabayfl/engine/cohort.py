@@ -6,7 +6,7 @@ Three ways to the same numbers: one backward pass for the whole block where only
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import lru_cache, reduce
 
 import torch
 from torch.func import vmap
@@ -15,7 +15,7 @@ from metabayfl import random, tree
 from metabayfl.aggregators import Combine
 from metabayfl.batches import examples
 from metabayfl.engine.tasks import Block
-from metabayfl.types import Algorithm, Batch, Key, Message, Task, Tree
+from metabayfl.types import Algorithm, Batch, Key, Message, Model, Task, Tree
 
 WIDE = 2**18
 """Numbers of a strategy, 1 MB of them, from which a client's weights no longer stay in a core's cache."""
@@ -115,11 +115,17 @@ def chunk_limit(model_numbers: int, inner_steps: int, budget: int = 2**29) -> in
     return max(1, budget // (32 * model_numbers * max(inner_steps, 1)))
 
 
-def small_client(model_numbers: int) -> int:
-    """Up to how many rows padding is cheaper than another vectorised call, whose some hundred operations cost a fixed time each.
+def call_cost(model: Model) -> int:
+    """How many examples' work a vectorised call costs beside its examples: its hundreds of operations take a fixed time each.
 
     Example:
-        >>> small_client(2_410), small_client(50_890)
-        (64, 16)
+        >>> from metabayfl.models import mlp
+        >>> call_cost(mlp((64,), 10)), call_cost(mlp((784,), 10, hidden=(64,)))
+        (870, 60)
     """
-    return 64 if model_numbers < 2**13 else 16
+    return max(60, 2**21 // _numbers(model))
+
+
+@lru_cache(maxsize=16)
+def _numbers(model: Model) -> int:
+    return tree.size(model.init(random.key(0)))

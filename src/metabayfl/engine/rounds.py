@@ -109,7 +109,7 @@ def run_cohort(
     sizes = np.minimum(clients.sizes[positions], options.task_samples or np.inf).astype(np.int64)
     blocks = (
         tasks.block(clients, positions[rows], names[torch.from_numpy(rows)], options.support_share, device, options.task_samples)
-        for rows in tasks.chunks(sizes, limit, cohort.small_client(tree.size(seen)))
+        for rows in tasks.chunks(sizes, limit, cohort.call_cost(algorithm.model))
     )
     vectorise = options.vectorise and cohort.pays(seen, device)
     if vectorise and cohort.takes_one_pass(algorithm, combine):

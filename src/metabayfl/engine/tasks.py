@@ -37,21 +37,27 @@ def support_sizes(sizes: NDArray[np.int64], share: float) -> NDArray[np.int64]:
     return np.where(sizes < 2, sizes, np.clip(np.rint(share * sizes), 1, np.maximum(sizes - 1, 1))).astype(np.int64)
 
 
-def chunks(sizes: NDArray[np.int64], limit: int, small: int = 16) -> list[NDArray[np.int64]]:
-    """Indices in chunks of like size: at most ``limit`` clients each, and padding at most doubles a client unless that takes it to ``small`` or less.
+def chunks(sizes: NDArray[np.int64], limit: int, call: int = 60) -> list[NDArray[np.int64]]:
+    """Indices in chunks of like size, of at most ``limit`` clients each, for the least padded rows plus ``call`` rows for every chunk.
+
+    Such chunks are runs of the clients in order of size, so the best cuts follow one client at a time from those of the larger ones.
 
     Example:
         >>> [part.tolist() for part in chunks(np.array([20, 130, 114, 60, 5]), 100)]
-        [[1, 2], [3], [0], [4]]
+        [[1, 2], [3, 0, 4]]
     """
     order = np.argsort(-sizes, kind="stable")
-    out: list[NDArray[np.int64]] = []
-    while len(order):
-        largest = sizes[order[0]]
-        take = min(int(np.sum(sizes[order] >= (largest / 2 if largest > small else 0))), limit)
-        out.append(order[:take])
-        order = order[take:]
-    return out
+    ordered, count = sizes[order], len(order)
+    cost, cut = np.zeros(count + 1), np.zeros(count + 1, dtype=np.int64)
+    for end in range(1, count + 1):
+        begin = np.arange(max(0, end - limit), end)
+        costs = cost[begin] + ordered[begin] * (end - begin) + call  # the first of a run is its largest
+        cut[end] = begin[np.argmin(costs)]
+        cost[end] = costs.min()
+    ends = [count]
+    while ends[-1]:
+        ends.append(int(cut[ends[-1]]))
+    return [order[begin:end] for end, begin in reversed(list(zip(ends, ends[1:], strict=False)))]
 
 
 def block(clients: Clients, positions: NDArray[np.int64], keys: Tensor, support_share: float, device: torch.device, most: int = 0) -> Block:
