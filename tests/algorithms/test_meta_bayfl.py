@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metabayfl import random, tree
-from metabayfl.algorithms.meta_bayfl import meta_bayfl, update
+from metabayfl.algorithms.meta_bayfl import meta_bayfl
 from metabayfl.batches import everything
 from metabayfl.errors import ConfigError
 from metabayfl.heads.conjugate_classification import log_probs, posterior, statistics, zero_shot
@@ -47,7 +47,7 @@ def predictions(algorithm: Algorithm, support: Batch, x: Tensor, meta: Tree) -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_objective_is_the_loss_of_adapting_to_all_others(kind: str) -> None:
     """Leave-one-out by ``adapt`` without the sample and ``predict`` at it, one sample at a time: the objective without its zero-shot term."""
-    algorithm = meta_bayfl(model(kind), zero_shot_weight=0.0, grid_u=(1.0,), grid_v=(1.0,))
+    algorithm = meta_bayfl(model(kind), zero_shot_weight=0.0, grid_u=(1.0,), grid_v=(1.0,), tails=False)
     meta, task = strategy(algorithm), client(clients(kind), 2)
     loss, metrics = algorithm.objective(meta, task, KEY)
     whole, count = everything(task), 12
@@ -94,7 +94,8 @@ def test_update_from_nothing_and_with_padding(kind: str) -> None:
     algorithm = meta_bayfl(model(kind))
     meta, task = strategy(algorithm), client(clients(kind), 1)
     nothing = task.support._replace(mask=torch.zeros_like(task.support.mask))
-    grown = update(algorithm.model, algorithm.adapt(meta, nothing, KEY), padded_task(task, 2).support)
+    assert algorithm.update is not None
+    grown = algorithm.update(algorithm.adapt(meta, nothing, KEY), padded_task(task, 2).support)
     expected = predictions(algorithm, task.support, task.query.x, meta)
     torch.testing.assert_close(tuple(algorithm.predict(grown, task.query.x, KEY)), tuple(expected), rtol=1e-11, atol=1e-11)
 

@@ -50,6 +50,7 @@ def meta_bayfl(
     samples: int = 20,
     grid_u: Sequence[float] = GRID,
     grid_v: Sequence[float] = GRID,
+    tails: bool = True,
     seed: int = 0,
     down: str = "int8",
     up: str = "int8",
@@ -73,6 +74,7 @@ def meta_bayfl(
         samples: ``S`` posterior samples that split the uncertainty (classification).
         grid_u: factors on ``kappa`` (classification) or ``Lambda0`` (regression) in the evidence mixture; ``(1.0,)`` twice switches it off.
         grid_v: factors on ``a`` (classification) or the noise variance (regression).
+        tails: a client also reads the shape of its noise off its own residuals (regression, :mod:`metabayfl.heads.tails`).
         seed: of the body's start and the generator's constants; part of the strategy.
         down: codec of the strategy (:data:`metabayfl.compression.CODECS`).
         up: codec of the updates.
@@ -91,7 +93,7 @@ def meta_bayfl(
     for name, factors in {"grid_u": grid_u, "grid_v": grid_v}.items():
         require(f"the least of {name}", min(factors, default=0.0), above=0)
     body = _generator(model, generator, rank, hash_size, seed)
-    head = _head(model, samples)
+    head = _head(model, samples, tails)
     rates = _rates(body, body_lr, hash_lr, head_lr)
     begin, step = server(adam(rates, b2=beta2, schedule=linear_tail(rounds)))
     objective = _objective(model, body, head, zero_shot_weight)
@@ -109,10 +111,10 @@ def meta_bayfl(
         return head.predict(posterior["prior"], posterior["statistics"], posterior["evidence"], features, key)
 
     client, codecs = gradient_client(objective), (_codec(down), _codec(up))
-    return Algorithm("meta_bayfl", model, init, begin, client, step, adapt, predict, objective, *codecs, update=partial(update, model))
+    return Algorithm("meta_bayfl", model, init, begin, client, step, adapt, predict, objective, *codecs, update=partial(update, model, head))
 
 
-def update(model: Model, posterior: Tree, batch: Batch) -> Tree:
+def update(model: Model, head: Head, posterior: Tree, batch: Batch) -> Tree:
     """The posterior after more samples, exactly as if it had been fitted on all of them at once.
 
     The new samples' features join the memory, the sufficient statistics add up, and the evidence is weighed anew. Nothing else is needed: neither
@@ -120,22 +122,27 @@ def update(model: Model, posterior: Tree, batch: Batch) -> Tree:
 
     Args:
         model: the algorithm's model.
+        head: the algorithm's head.
         posterior: from ``adapt`` or an earlier update.
         batch: new samples ``(N, ...)``.
     """
-    head = _head(model, 1)  # the number of samples matters in predict alone
     new = _memory(model, posterior["body"], batch, None)
     memory = tree.map(lambda old, more: torch.cat([old, more]), posterior["memory"], new)
     statistics = tree.add(posterior["statistics"], head.statistics(new))
-    weighed = evidence.weigh(head, posterior["prior"], statistics, memory, posterior["evidence"])
+    weighed = _weighed(head, posterior["prior"], statistics, memory, posterior["evidence"])
     return {**posterior, "memory": memory, "statistics": statistics, "evidence": weighed}
 
 
 def _posterior(head: Head, body: Tree, prior: Tree, memory: Tree, points: Tree) -> Tree:
     """All that predictions and later updates need: ``predict`` and :func:`update` see nothing else."""
     statistics = head.statistics(memory)
-    weighed = evidence.weigh(head, prior, statistics, memory, points)
+    weighed = _weighed(head, prior, statistics, memory, points)
     return {"body": body, "prior": prior, "memory": memory, "statistics": statistics, "evidence": weighed}
+
+
+def _weighed(head: Head, prior: Tree, statistics: Tree, memory: Tree, points: Tree) -> Tree:
+    found = evidence.weigh(head, prior, statistics, memory, points)
+    return {**found, "tails": head.tails(prior, statistics, memory, found)} if head.tails else found
 
 
 def _memory(model: Model, body: Tree, batch: Batch, key: Key | None) -> Tree:
@@ -172,9 +179,9 @@ def _generator(model: Model, name: str, rank: int, hash_size: int | None, seed: 
     return GENERATORS[name](model, seed=seed, **options)
 
 
-def _head(model: Model, samples: int) -> Head:
+def _head(model: Model, samples: int, tails: bool) -> Head:
     if model.kind == "regression":
-        return conjugate_regression(model.outputs, model.width)
+        return conjugate_regression(model.outputs, model.width, shaped=tails)
     return conjugate_classification(model.outputs, model.width, samples)
 
 

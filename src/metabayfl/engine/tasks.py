@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -57,7 +58,7 @@ def chunks(sizes: NDArray[np.int64], limit: int, call: int = 60) -> list[NDArray
     ends = [count]
     while ends[-1]:
         ends.append(int(cut[ends[-1]]))
-    return [order[begin:end] for end, begin in reversed(list(zip(ends, ends[1:], strict=False)))]
+    return [order[begin:end] for end, begin in reversed(list(itertools.pairwise(ends)))]
 
 
 def block(clients: Clients, positions: NDArray[np.int64], keys: Tensor, support_share: float, device: torch.device, most: int = 0) -> Block:

@@ -26,13 +26,14 @@ from torch import Tensor
 
 from metabayfl import random
 from metabayfl.heads import evidence as mixture
+from metabayfl.heads import tails
 from metabayfl.heads.head import Head
 from metabayfl.losses import student_t_log_density
 from metabayfl.types import Key, RegressionPrediction, Tree
 
 
-def conjugate_regression(targets: int, width: int, rank: int = 1) -> Head:
-    """The head for ``targets`` (R) targets over ``width`` (M) features; ``rank`` columns of ``U``."""
+def conjugate_regression(targets: int, width: int, rank: int = 1, shaped: bool = False) -> Head:
+    """The head for ``targets`` (R) targets over ``width`` (M) features; ``rank`` columns of ``U``; ``shaped``: :mod:`metabayfl.heads.tails`."""
     return Head(
         init=lambda key: init(targets, width, rank, key),
         scaled=scaled,
@@ -40,6 +41,7 @@ def conjugate_regression(targets: int, width: int, rank: int = 1) -> Head:
         leave_one_out=_observed_leave_one_out,
         zero_shot=_observed_zero_shot,
         predict=predict,
+        tails=_tails if shaped else None,
     )
 
 
@@ -131,13 +133,21 @@ def zero_shot(prior: Tree, features: Tensor) -> RegressionPrediction:
 
 
 def predict(prior: Tree, statistics: Tree, evidence: Tree, features: Tensor, key: Key) -> RegressionPrediction:
-    """The evidence mixture as one Student-t per target, in the type of ``features``; nothing is drawn."""
+    """The evidence mixture as one Student-t per target, in the type of ``features``, with the client's tails if it weighed them; nothing is drawn."""
 
     def at(u: Tensor, v: Tensor) -> RegressionPrediction:
         return predictive(posterior(scaled(prior, u, v), statistics), features)
 
     mixed = mixture.mix_students(evidence["weight"].double(), mixture.over(evidence, at))
+    if "tails" in evidence:
+        mixed = tails.reshape(mixed, evidence["tails"], statistics["count"])
     return RegressionPrediction(*(field.to(features.dtype) for field in mixed))
+
+
+def _tails(prior: Tree, statistics: Tree, memory: Tree, evidence: Tree) -> Tree:
+    """From the mixture's leave-one-out predictives; the mixture's weights are those of all the samples."""
+    each = mixture.over(evidence, lambda u, v: leave_one_out(scaled(prior, u, v), statistics, memory))
+    return tails.weigh(mixture.mix_students(evidence["weight"].double(), each), memory["y"].double(), memory["mask"])
 
 
 def _design(features: Tensor, mask: Tensor) -> Tensor:

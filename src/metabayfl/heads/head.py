@@ -24,6 +24,9 @@ class Head(NamedTuple):
     leave_one_out: Callable[[Tree, Tree, Tree], Tensor]  # prior, statistics, memory -> log p(y_i | x_i, all others) (N,), 0 for padding
     zero_shot: Callable[[Tree, Tree], Tensor]  # prior, memory -> log p(y_i | x_i) without any support (N,), 0 for padding
     predict: Callable[[Tree, Tree, Tree, Tensor, Key], Prediction]  # prior, statistics, evidence, features (N, M), key
+    tails: Callable[[Tree, Tree, Tree, Tree], Tree] | None = (
+        None  # prior, statistics, memory, evidence -> the noise's shape, kept beside the evidence
+    )
 
 
 def remember(features: Tensor, y: Tensor, mask: Tensor) -> Tree:
