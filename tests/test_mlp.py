@@ -42,6 +42,23 @@ def test_classification_net_is_torchs(hidden: tuple[int, ...]) -> None:
     assert params["body"][model.dense.name]["weight"].shape == (model.width, model.dense.channels * model.dense.space)
 
 
+def test_skip_sets_the_inputs_beside_the_features_past_every_relu() -> None:
+    model = mlp((2, 3), 3, hidden=(7, 4), skip=True)
+    params = double(model.init(KEY))
+    net = twin({**params, "head": {**params["head"], "weight": params["head"]["weight"][:, :4]}}, 2)
+    assert model.width == 4 + 6
+    torch.testing.assert_close(model.features(params["body"], X, None), torch.cat([net[:-2](X), X.flatten(1)], 1).detach(), rtol=1e-12, atol=1e-12)
+    expected = net(X) + X.flatten(1) @ params["head"]["weight"][:, 4:].T
+    torch.testing.assert_close(model.apply(params, X, None), expected.detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_clip_bounds_what_the_net_sees() -> None:
+    model, plain = mlp((6,), 3, hidden=(4,), skip=True, clip=0.5), mlp((6,), 3, hidden=(4,), skip=True)
+    params, x = double(model.init(KEY)), X.flatten(1)
+    assert bool((x.abs() > 0.5).any())
+    torch.testing.assert_close(model.apply(params, x, None), plain.apply(params, x.clamp(-0.5, 0.5), None), rtol=0, atol=0)
+
+
 def test_regression_outputs_means_and_the_shared_log_scale() -> None:
     model = mlp((6,), 2, "regression", hidden=(4,))
     params = double(model.init(KEY))

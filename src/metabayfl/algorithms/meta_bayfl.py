@@ -50,6 +50,8 @@ def meta_bayfl(
     samples: int = 20,
     grid_u: Sequence[float] = GRID,
     grid_v: Sequence[float] = GRID,
+    prior_strength: float = 1.0,
+    prior_dof: float = 9.4,
     tails: bool = True,
     seed: int = 0,
     down: str = "int8",
@@ -74,6 +76,9 @@ def meta_bayfl(
         samples: ``S`` posterior samples that split the uncertainty (classification).
         grid_u: factors on ``kappa`` (classification) or ``Lambda0`` (regression) in the evidence mixture; ``(1.0,)`` twice switches it off.
         grid_v: factors on ``a`` (classification) or the noise variance (regression).
+        prior_strength: ``Lambda0`` before training (regression), in samples; start high where clients hardly differ, since the server's Adam moves
+            its logarithm by no more than ``head_lr`` a round.
+        prior_dof: degrees of freedom of the noise variance's prior before training, above 2 (regression); start high where clients are alike noisy.
         tails: a client also reads the shape of its noise off its own residuals (regression, :mod:`metabayfl.heads.tails`).
         seed: of the body's start and the generator's constants; part of the strategy.
         down: codec of the strategy (:data:`metabayfl.compression.CODECS`).
@@ -93,7 +98,12 @@ def meta_bayfl(
     for name, factors in {"grid_u": grid_u, "grid_v": grid_v}.items():
         require(f"the least of {name}", min(factors, default=0.0), above=0)
     body = _generator(model, generator, rank, hash_size, seed)
-    head = _head(model, samples, tails)
+    require("prior_strength", prior_strength, above=0)
+    require("prior_dof", prior_dof, above=2)
+    if model.kind == "regression":
+        head = conjugate_regression(model.outputs, model.width, strength=prior_strength, dof=prior_dof, shaped=tails)
+    else:
+        head = conjugate_classification(model.outputs, model.width, samples)
     rates = _rates(body, body_lr, hash_lr, head_lr)
     begin, step = server(adam(rates, b2=beta2, schedule=linear_tail(rounds)))
     objective = _objective(model, body, head, zero_shot_weight)
@@ -177,12 +187,6 @@ def _generator(model: Model, name: str, rank: int, hash_size: int | None, seed: 
     if hash_size is not None and name in ("hashed", "mixed"):
         options["size"] = hash_size
     return GENERATORS[name](model, seed=seed, **options)
-
-
-def _head(model: Model, samples: int, tails: bool) -> Head:
-    if model.kind == "regression":
-        return conjugate_regression(model.outputs, model.width, shaped=tails)
-    return conjugate_classification(model.outputs, model.width, samples)
 
 
 def _rates(generator: Generator, body_lr: float | None, hash_lr: float, head_lr: float) -> dict[str, Any]:

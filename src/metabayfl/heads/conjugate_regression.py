@@ -21,6 +21,8 @@ References:
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -32,10 +34,19 @@ from metabayfl.losses import student_t_log_density
 from metabayfl.types import Key, RegressionPrediction, Tree
 
 
-def conjugate_regression(targets: int, width: int, rank: int = 1, shaped: bool = False) -> Head:
-    """The head for ``targets`` (R) targets over ``width`` (M) features; ``rank`` columns of ``U``; ``shaped``: :mod:`metabayfl.heads.tails`."""
+def conjugate_regression(targets: int, width: int, rank: int = 1, strength: float = 1.0, dof: float = 9.4, shaped: bool = False) -> Head:
+    """The head for ``targets`` (R) targets over ``width`` (M) features.
+
+    Args:
+        targets: number of targets.
+        width: number of features.
+        rank: columns of ``U``.
+        strength: diagonal of ``Lambda0`` before training, in samples: how many with a feature of 1 weigh as much as the prior.
+        dof: degrees of freedom of a target's Student-t before training, above 2: how many samples the prior's noise variance weighs.
+        shaped: whether clients weigh their tails (:mod:`metabayfl.heads.tails`).
+    """
     return Head(
-        init=lambda key: init(targets, width, rank, key),
+        init=lambda key: init(targets, width, rank, key, strength, dof),
         scaled=scaled,
         statistics=statistics,
         leave_one_out=_observed_leave_one_out,
@@ -45,16 +56,16 @@ def conjugate_regression(targets: int, width: int, rank: int = 1, shaped: bool =
     )
 
 
-def init(targets: int, width: int, rank: int, key: Key) -> Tree:
-    """The prior before training: ``K0 = 0``, ``Lambda0`` close to the identity, noise variance 1/e of the targets', 9.4 degrees of freedom.
+def init(targets: int, width: int, rank: int, key: Key, strength: float = 1.0, dof: float = 9.4) -> Tree:
+    """The prior before training: ``K0 = 0``, ``Lambda0`` close to ``strength`` times the identity, noise variance 1/e of the targets'.
 
     ``U`` starts small and random: at ``U = 0`` the gradient of ``U U'`` vanishes.
     """
     prior = {
         "K0": torch.zeros(width + 1, targets),
-        "log_lambda": torch.zeros(width + 1),
+        "log_lambda": torch.full((width + 1,), math.log(strength)),
         "log_noise": torch.full((targets,), -1.0),
-        "log_dof": torch.tensor(2.0),
+        "log_dof": torch.tensor(math.log(dof - 2.0)),
     }
     return {**prior, "U": 0.1 * random.normal(key, (width + 1, rank))} if rank else prior
 
