@@ -138,9 +138,9 @@ def disagreement(name: str, net: Net, count: int) -> float:
     group = in_memory(clients.ids, [(x.numpy(), y.numpy()) for x, y in doubles], clients.support.tolist())
     algorithm = ALGORITHMS[name](net.model, **OPTIONS[name])
     meta = tree.to(algorithm.init(random.key(1)), torch.float64)
-    ours = torch.cat([leaf.flatten() for leaf in tree.leaves(engine_round(algorithm, group, meta))])
-    theirs = torch.cat([leaf.flatten() for leaf in loop_round(name, net, flat(name, meta), doubles, group)])
-    return float((ours - theirs).abs().max() / theirs.abs().max())
+    theirs = [leaf.flatten() for leaf in loop_round(name, net, flat(name, meta), doubles, group)]
+    ours = [leaf.flatten() for leaf in flat(name, engine_round(algorithm, group, meta))[: len(theirs)]]
+    return float((torch.cat(ours) - torch.cat(theirs)).abs().max() / torch.cat(theirs).abs().max())
 
 
 def alternate(sides: list[Callable[[], object]], repeats: int) -> list[float]:

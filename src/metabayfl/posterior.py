@@ -70,8 +70,12 @@ def isotropic(params: Tree, paths: Iterable[str], sd: float) -> Tree:
 
 
 def join(part: Tree) -> Tensor:
-    """All leaves as one vector ``(P,)``: one long operation is faster under ``vmap`` than one for each leaf."""
-    return torch.cat([leaf.reshape(-1) for leaf in tree.leaves(part)])
+    """All leaves as one vector ``(P,)``: one long operation is faster under ``vmap`` than one for each leaf.
+
+    Matrices go column by column: a dense layer multiplies by its weight's transpose, and MKL's batched product is up to four times slower on draws
+    that are stored by rows.
+    """
+    return torch.cat([(leaf.mT if leaf.ndim == 2 else leaf).reshape(-1) for leaf in tree.leaves(part)])
 
 
 def split(vectors: Tensor, like: Tree) -> Tree:
@@ -83,7 +87,13 @@ def split(vectors: Tensor, like: Tree) -> Tree:
     """
     leaves = tree.leaves(like)
     pieces = torch.split(vectors, [leaf.numel() for leaf in leaves], dim=-1)
-    return tree.like(like, [piece.reshape(*vectors.shape[:-1], *leaf.shape) for piece, leaf in zip(pieces, leaves, strict=True)])
+    return tree.like(like, [_shaped(piece, leaf) for piece, leaf in zip(pieces, leaves, strict=True)])
+
+
+def _shaped(piece: Tensor, leaf: Tensor) -> Tensor:
+    if leaf.ndim != 2:
+        return piece.reshape(*piece.shape[:-1], *leaf.shape)
+    return piece.reshape(*piece.shape[:-1], *reversed(leaf.shape)).mT
 
 
 def vectors(posterior: Tree) -> tuple[Tensor, Tensor]:
