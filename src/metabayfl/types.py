@@ -147,3 +147,4 @@ class Algorithm(NamedTuple):
     up: Codec  # how updates travel back
     federated: bool = True  # False: nothing is communicated, no round is run (local only)
     update: Callable[[Tree, Batch], Tree] | None = None  # posterior, more samples -> the posterior of all, exactly; None: adapt again
+    clients: Callable[[Tree, Task, Tensor], Message] | None = None  # ``vmap(client)`` over stacked tasks and keys (C,), where it can be had faster

@@ -23,17 +23,20 @@ WIDE = 2**18
 
 def messages(algorithm: Algorithm, meta: Tree, block: Block) -> Message:
     """The messages of a block as the server decodes them, stacked along ``C``."""
-    return vmap(lambda task, key: _message(algorithm, meta, task, key))(block.tasks, block.keys)
+    run = algorithm.clients or (lambda meta, tasks, keys: vmap(lambda task, key: algorithm.client(meta, task, key))(tasks, keys))
+    sent = run(meta, block.tasks, block.keys)
+    return sent if algorithm.up.name == "exact" else vmap(lambda message, key: _uploaded(algorithm, message, key))(sent, block.keys)
 
 
-def _message(algorithm: Algorithm, meta: Tree, task: Task, key: Key) -> Message:
-    message = algorithm.client(meta, task, key)
+def _uploaded(algorithm: Algorithm, message: Message, key: Key) -> Message:
     return message._replace(update=algorithm.up.round_trip(message.update, random.fold(key, "upload")))
 
 
 def messages_by_loop(algorithm: Algorithm, meta: Tree, block: Block) -> Message:
     """The same, one client at a time and without its padding."""
-    each = [_message(algorithm, meta, _unpadded(block.tasks, row), block.keys[row]) for row in range(len(block.keys))]
+    each = [
+        _uploaded(algorithm, algorithm.client(meta, _unpadded(block.tasks, row), block.keys[row]), block.keys[row]) for row in range(len(block.keys))
+    ]
     return stack(each)
 
 

@@ -49,9 +49,11 @@ def chunks(sizes: NDArray[np.int64], limit: int, call: int = 60) -> list[NDArray
     """
     order = np.argsort(-sizes, kind="stable")
     ordered, count = sizes[order], len(order)
+    # clients of one size stay together unless the limit parts them, so that only these places may be cuts
+    places = np.union1d(np.flatnonzero(np.diff(ordered, prepend=-1)), np.arange(0, count, 1 if count > limit else count or 1))
     cost, cut = np.zeros(count + 1), np.zeros(count + 1, dtype=np.int64)
-    for end in range(1, count + 1):
-        begin = np.arange(max(0, end - limit), end)
+    for end in (*places[1:].tolist(), count):
+        begin = places[(places < end) & (places >= end - limit)]
         costs = cost[begin] + ordered[begin] * (end - begin) + call  # the first of a run is its largest
         cut[end] = begin[np.argmin(costs)]
         cost[end] = costs.min()
@@ -78,15 +80,18 @@ def block(clients: Clients, positions: NDArray[np.int64], keys: Tensor, support_
 def _orders(keys: Tensor, sizes: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     mask = torch.arange(int(sizes.max())) < torch.from_numpy(sizes).unsqueeze(1)
     shuffled = torch.func.vmap(lambda key, real: random.permutation(random.fold(key, "split"), real))(keys.cpu(), mask)
-    return [order[:size].numpy() for order, size in zip(shuffled, sizes, strict=True)]
+    return [order[:size] for order, size in zip(shuffled.numpy(), sizes, strict=True)]
 
 
 def _pad(data: list[tuple[NDArray[np.generic], NDArray[np.generic]]], rows: list[NDArray[np.int64]], device: torch.device) -> Batch:
-    length = max(len(index) for index in rows)
-    first_x, first_y = data[0]
-    x = np.zeros((len(data), length, *first_x.shape[1:]), first_x.dtype)
-    y = np.zeros((len(data), length, *first_y.shape[1:]), first_y.dtype)
-    mask = np.zeros((len(data), length), np.float32)
-    for row, ((client_x, client_y), index) in enumerate(zip(data, rows, strict=True)):
-        x[row, : len(index)], y[row, : len(index)], mask[row, : len(index)] = client_x[index], client_y[index], 1.0
-    return Batch(*(torch.from_numpy(array).to(device) for array in (x, y, mask)))
+    sizes = np.array([len(index) for index in rows])
+    real = np.arange(sizes.max()) < sizes[:, None]
+    x, y = (_spread([column[at][index] for column, index in zip(data, rows, strict=True)], real) for at in (0, 1))
+    return Batch(*(torch.from_numpy(array).to(device) for array in (x, y, real.astype(np.float32))))
+
+
+def _spread(parts: list[NDArray[np.generic]], real: NDArray[np.bool_]) -> NDArray[np.generic]:
+    """The parts' rows where ``real`` is true, zeros elsewhere: one copy for all clients."""
+    out = np.zeros((*real.shape, *parts[0].shape[1:]), parts[0].dtype)
+    out[real] = np.concatenate(parts)
+    return out
