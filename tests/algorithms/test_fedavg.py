@@ -111,3 +111,13 @@ def test_every_client_gets_the_global_model() -> None:
 def test_bad_arguments_are_refused_by_name(arguments: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(arguments))):
         fedavg(small_model("classification"), **arguments)
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_side_by_side_is_vmap_of_a_client(kind: str) -> None:
+    algorithm = fedavg(small_model(kind, dropout=0.3), local_epochs=2, batch_size=3, client_lr=0.2, weight_decay=0.1)
+    meta, (tasks, keys) = double(algorithm.init(random.key(3))), (clients(kind), client_keys(4))
+    assert algorithm.clients is not None
+    one, other = algorithm.clients(meta, tasks, keys), torch.func.vmap(algorithm.client, in_dims=(None, 0, 0))(meta, tasks, keys)
+    torch.testing.assert_close(tree.leaves(one.update), tree.leaves(other.update), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close((one.weight, one.metrics), (other.weight, other.metrics), rtol=1e-12, atol=1e-12)
