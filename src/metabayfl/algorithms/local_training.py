@@ -135,7 +135,7 @@ def train_side_by_side(
     """
     parts = vmap(lambda batch, key: minibatches(batch, how.batch_size, how.epochs, key))(batches, keys)
     noises = vmap(lambda key: step_keys(key, how.epochs, len(parts)))(keys)
-    mapped, now = vmap(loss), tree.map(lambda leaf: _copies(leaf, len(keys)), params)
+    mapped, now = _mapped(loss, len(keys)), tree.map(lambda leaf: _copies(leaf, len(keys)), params)
     total = torch.zeros(len(keys), dtype=tree.leaves(params)[0].dtype, device=keys.device)
     for step, part in enumerate(parts):
         leaves = [leaf.detach().requires_grad_() for leaf in tree.leaves(now)]
@@ -147,15 +147,34 @@ def train_side_by_side(
         total = total + values.detach() * count
         if how.weight_decay or correction is not None:
             gradient = vmap(lambda slope, own, number: _direction(slope, own, number, how.weight_decay, correction))(gradient, now, count)
-        now = bounded(tree.step(now, gradient, how.rate))
+        # in place once they are copies: fresh memory for every client's weights would cost more than the arithmetic
+        now = bounded(tree.step(now, gradient, how.rate) if step == 0 and len(keys) == 1 else tree.map(partial(_descend, how.rate), now, gradient))
     return now, {"loss": total / max(how.epochs, 1), "examples": batches.mask.sum(-1)}
 
 
+def _mapped(loss: Loss, count: int) -> Loss:
+    """``vmap(loss)``; a single client is taken out of its axis instead, since mapped convolutions are slower."""
+    if count > 1:
+        mapped: Loss = vmap(loss)
+        return mapped
+    return lambda params, batch, key: loss(tree.map(_only, params), Batch(*map(_only, batch)), key[0]).unsqueeze(0)
+
+
+def _only(leaf: Tensor) -> Tensor:
+    return leaf.squeeze(0)
+
+
+def _descend(rate: float, leaf: Tensor, slope: Tensor) -> Tensor:
+    return leaf.detach().sub_(slope, alpha=rate)
+
+
 def _copies(leaf: Tensor, count: int) -> Tensor:
-    """``(C, ...)``, in the order of memory that the matrix has."""
+    """``(C, ...)``, in the order of memory that the matrix has; of one client it is no copy."""
+    if count == 1:
+        return leaf.unsqueeze(0)
     if leaf.ndim == 2 and not leaf.is_contiguous():
-        return leaf.mT.expand(count, *leaf.mT.shape).contiguous().mT
-    return leaf.expand(count, *leaf.shape).contiguous()
+        return _copies(leaf.mT.contiguous(), count).mT
+    return leaf.expand(count, *leaf.shape).clone(memory_format=torch.contiguous_format)
 
 
 def _on(loss: Loss, part: Batch, noise: Key, params: Tree) -> Tensor:

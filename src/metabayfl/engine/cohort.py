@@ -6,6 +6,7 @@ Three ways to the same numbers: one backward pass for the whole block where only
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache, reduce
 
 import torch
@@ -83,8 +84,8 @@ def one_pass(algorithm: Algorithm, combine: Combine, meta: Tree, block: Block) -
     return {"update": tree.like(meta, update), "weight": weight.sum(), "metrics": sums}
 
 
-def total(partials: list[Tree]) -> Tree:
-    """The sum of the blocks' partials."""
+def total(partials: Iterable[Tree]) -> Tree:
+    """The sum of the blocks' partials, as they come: only one is held."""
     return reduce(tree.add, partials)
 
 

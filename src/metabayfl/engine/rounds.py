@@ -104,20 +104,20 @@ def run_cohort(
     """The cohort's aggregate: strategy down as clients decode it, messages in chunks, sums inside each chunk."""
     seen = cohort.by_columns(algorithm.down.round_trip(meta, None))
     device = torch.device(options.device)
-    limit = options.chunk or cohort.chunk_limit(tree.size(seen), 1)
+    pays = cohort.pays(seen, device)
+    limit = options.chunk or (cohort.chunk_limit(tree.size(seen), 1) if pays else 1)
     names = tasks.client_keys(key, clients, positions)
     sizes = np.minimum(clients.sizes[positions], options.task_samples or np.inf).astype(np.int64)
     blocks = (
         tasks.block(clients, positions[rows], names[torch.from_numpy(rows)], options.support_share, device, options.task_samples)
         for rows in tasks.chunks(sizes, limit, cohort.call_cost(algorithm.model))
     )
-    vectorise = options.vectorise and cohort.pays(seen, device)
-    if vectorise and cohort.takes_one_pass(algorithm, combine):
-        return combine.finish(cohort.total([cohort.one_pass(algorithm, combine, seen, block) for block in blocks]))
-    run = cohort.messages if vectorise else cohort.messages_by_loop
+    if options.vectorise and pays and cohort.takes_one_pass(algorithm, combine):
+        return combine.finish(cohort.total(cohort.one_pass(algorithm, combine, seen, block) for block in blocks))
+    run = cohort.messages if options.vectorise and (pays or algorithm.clients) else cohort.messages_by_loop
     with torch.no_grad():
         if combine.needs == "sum":
-            return combine.finish(cohort.total([combine.partial(run(algorithm, seen, block)) for block in blocks]))
+            return combine.finish(cohort.total(combine.partial(run(algorithm, seen, block)) for block in blocks))
         return combine.finish(combine.partial(cohort.concatenate([run(algorithm, seen, block) for block in blocks])))
 
 
