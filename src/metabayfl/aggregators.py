@@ -27,6 +27,8 @@ class Combine(NamedTuple):
 
 
 def _over_clients(weight: Tensor, leaf: Tensor) -> Tensor:
+    if len(leaf) == 1:  # a wide model's: a product of a number and a matrix is no matrix product
+        return leaf[0] * weight[0].to(leaf.dtype)
     total: Tensor = torch.tensordot(weight.to(leaf.dtype), leaf, dims=1)
     return total
 
