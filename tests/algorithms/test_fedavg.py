@@ -121,3 +121,13 @@ def test_side_by_side_is_vmap_of_a_client(kind: str) -> None:
     one, other = algorithm.clients(meta, tasks, keys), torch.func.vmap(algorithm.client, in_dims=(None, 0, 0))(meta, tasks, keys)
     torch.testing.assert_close(tree.leaves(one.update), tree.leaves(other.update), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close((one.weight, one.metrics), (other.weight, other.metrics), rtol=1e-12, atol=1e-12)
+
+
+def test_side_by_side_of_clients_without_examples_is_no_change() -> None:
+    algorithm = fedavg(small_model("classification"), local_epochs=1, batch_size=3)
+    meta, tasks = double(algorithm.init(random.key(3))), clients("classification")
+    empty = Task(*(part._replace(mask=torch.zeros_like(part.mask)) for part in tasks))
+    assert algorithm.clients is not None
+    message = algorithm.clients(meta, empty, client_keys(4))
+    assert all(torch.count_nonzero(leaf) == 0 for leaf in tree.leaves(message.update))
+    assert message.weight.tolist() == [0.0] * 4
