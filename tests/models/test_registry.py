@@ -31,7 +31,7 @@ def test_unknown_names_are_refused() -> None:
         build_model("cn", (1, 28, 28), 4, "classification")
     with pytest.raises(ConfigError, match="unknown option of the model 'cnn' 'chanels': did you mean 'channels'"):
         build_model("cnn", (1, 28, 28), 4, "classification", chanels=(8,))
-    with pytest.raises(ConfigError, match="Known: dropout, hidden"):
+    with pytest.raises(ConfigError, match="Known: clip, dropout, hidden, skip"):
         build_model("mlp", (4,), 4, "classification", outputs_=3)
 
 

@@ -45,7 +45,7 @@ def chunks(sizes: NDArray[np.int64], limit: int, call: int = 60) -> list[NDArray
 
     Example:
         >>> [part.tolist() for part in chunks(np.array([20, 130, 114, 60, 5]), 100)]
-        [[1, 2], [3, 0, 4]]
+        [[1, 2], [3], [0, 4]]
     """
     order = np.argsort(-sizes, kind="stable")
     ordered, count = sizes[order], len(order)
