@@ -137,22 +137,18 @@ def train_side_by_side(
     noises = vmap(lambda key: step_keys(key, how.epochs, len(parts)))(keys)
     mapped, now = _mapped(loss, len(keys)), tree.map(lambda leaf: _copies(leaf, len(keys)), params)
     total = torch.zeros(len(keys), dtype=tree.leaves(params)[0].dtype, device=keys.device)
-    copied = len(keys) > 1
     for step, part in enumerate(parts):
-        rows = slice(_busy(part.mask.sum(-1)))
-        if not rows.stop:
-            continue
-        own, part, noise = tree.map(lambda leaf, rows=rows: leaf[rows], now), Batch(*(field[rows] for field in part)), noises[rows, step]
-        gradient, values = _gradients(mapped, own, part, noise)
+        leaves = [leaf.detach().requires_grad_() for leaf in tree.leaves(now)]
+        with torch.enable_grad():
+            values = mapped(tree.like(now, leaves), part, noises[:, step])
+            slopes = torch.autograd.grad(values.sum(), leaves, allow_unused=True)
+        gradient = tree.like(now, [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, slopes, strict=True)])
         count = part.mask.sum(-1)
-        total[rows] += values * count
+        total = total + values.detach() * count
         if how.weight_decay or correction is not None:
-            gradient = vmap(lambda slope, leaf, number: _direction(slope, leaf, number, how.weight_decay, correction))(gradient, own, count)
-        if copied:  # in place: fresh memory for every client's weights would cost more than the arithmetic
-            tree.map(lambda leaf, slope: leaf.sub_(slope, alpha=how.rate), own, gradient)
-        else:
-            now, copied = tree.step(own, gradient, how.rate), True
-        now = bounded(now)
+            gradient = vmap(lambda slope, own, number: _direction(slope, own, number, how.weight_decay, correction))(gradient, now, count)
+        # in place once they are copies: fresh memory for every client's weights would cost more than the arithmetic
+        now = bounded(tree.step(now, gradient, how.rate) if step == 0 and len(keys) == 1 else tree.map(partial(_descend, how.rate), now, gradient))
     return now, {"loss": total / max(how.epochs, 1), "examples": batches.mask.sum(-1)}
 
 
@@ -168,21 +164,8 @@ def _only(leaf: Tensor) -> Tensor:
     return leaf.squeeze(0)
 
 
-def _busy(count: Tensor) -> int:
-    """How many clients, from the first, still have examples in a step; a chunk has its clients in order of size. A GPU is not made to wait for it."""
-    if count.device.type != "cpu":
-        return len(count)
-    return int(count.nonzero().max()) + 1 if bool(count.any()) else 0
-
-
-def _gradients(mapped: Loss, params: Tree, batches: Batch, keys: Tensor) -> tuple[Tree, Tensor]:
-    """Every client's gradient, and its loss ``(C,)``."""
-    leaves = [leaf.detach().requires_grad_() for leaf in tree.leaves(params)]
-    with torch.enable_grad():
-        values = mapped(tree.like(params, leaves), batches, keys)
-        slopes = torch.autograd.grad(values.sum(), leaves, allow_unused=True)
-    gradient = [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, slopes, strict=True)]
-    return tree.like(params, gradient), values.detach()
+def _descend(rate: float, leaf: Tensor, slope: Tensor) -> Tensor:
+    return leaf.detach().sub_(slope, alpha=rate)
 
 
 def _copies(leaf: Tensor, count: int) -> Tensor:
