@@ -131,7 +131,7 @@ def train_side_by_side(
     """``vmap`` of :func:`train` over clients ``(C, N, ...)`` with keys ``(C,)``, all from the same ``params``.
 
     A client's loss depends on its own parameters alone, so one backward pass through the sum of the losses gives every client's gradient: the
-    derivative stands outside ``vmap`` and not inside, which spares half of the small operations.
+    derivative stands outside ``vmap`` and not inside, which spares many small operations.
     """
     parts = vmap(lambda batch, key: minibatches(batch, how.batch_size, how.epochs, key))(batches, keys)
     noises = vmap(lambda key: step_keys(key, how.epochs, len(parts)))(keys)

@@ -15,7 +15,7 @@ from metabayfl.losses import prediction_nll
 from metabayfl.types import Algorithm, Batch, Key, Tree
 
 CHUNK = 16
-"""Clients side by side. Convolutions with weights of each client's own are twice as slow so on a CPU as one client after the other."""
+"""Clients side by side. Convolutions with weights of each client's own are slower so on a CPU than one client after the other."""
 
 
 def validation_loss(algorithm: Algorithm, meta: Tree, clients: Clients, key: Key, *, chunk: int = 0, rows: int = 256) -> float:
