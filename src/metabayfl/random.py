@@ -118,11 +118,11 @@ def permutation(key: Key, mask: Tensor) -> Tensor:
     """Indices in random order, the real examples (mask 1) first; their order does not depend on how much padding there is, or where.
 
     Args:
-        key: one key, shape ``()``, or ``E`` keys, shape ``(E,)``, for as many orders at once.
-        mask: ``(N,)``.
+        key: one key, shape ``()``, or keys of any shape ``(...)`` for as many orders at once.
+        mask: ``(N,)``, or ``(..., N)`` for a mask of its own to each key.
 
     Returns:
-        ``(N,)``, or ``(E, N)``.
+        ``(N,)``, or ``(..., N)``.
     """
     real = mask > 0
     order = _shift(_mix(_mix(key).unsqueeze(-1) + torch.cumsum(real, -1) * _GOLDEN), 2)  # a number per example's rank among the real ones

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from metabayfl import compression, random, tree
+from metabayfl.algorithms.side_by_side import copies, gradient, losses, shares
 from metabayfl.batches import everything, minibatches
 from metabayfl.errors import ConfigError
 from metabayfl.losses import mean_loss
@@ -118,63 +119,35 @@ def descend(loss: Loss, params: Tree, batches: list[Batch], keys: Tensor, how: S
     """One step of :func:`train` on each batch, with the keys ``(steps,)``; also returns the sum over examples of the loss that each had."""
     total = torch.zeros((), dtype=tree.leaves(params)[0].dtype, device=keys.device)
     for part, noise in zip(batches, keys, strict=True):
-        gradient, value = grad_and_value(partial(_on, loss, part, noise))(params)
+        slope, value = grad_and_value(partial(_on, loss, part, noise))(params)
         count = part.mask.sum()
         total = total + value * count
-        params = bounded(tree.step(params, _direction(gradient, params, count, how.weight_decay, correction), how.rate))
+        params = bounded(tree.step(params, _direction(slope, params, count, how.weight_decay, correction), how.rate))
     return params, total
 
 
 def train_side_by_side(
-    loss: Loss, params: Tree, batches: Batch, keys: Tensor, how: Sgd, correction: Correction | None = None
+    model: Model, params: Tree, batches: Batch, keys: Tensor, how: Sgd, correction: Correction | None = None
 ) -> tuple[Tree, Metrics]:
-    """``vmap`` of :func:`train` over clients ``(C, N, ...)`` with keys ``(C,)``, all from the same ``params``.
-
-    A client's loss depends on its own parameters alone, so one backward pass through the sum of the losses gives every client's gradient: the
-    derivative stands outside ``vmap`` and not inside, which spares many small operations.
-    """
-    parts = vmap(lambda batch, key: minibatches(batch, how.batch_size, how.epochs, key))(batches, keys)
-    noises = vmap(lambda key: step_keys(key, how.epochs, len(parts)))(keys)
-    mapped, now = _mapped(loss, len(keys)), tree.map(lambda leaf: _copies(leaf, len(keys)), params)
+    """``vmap`` of :func:`train` on the loss of ``model`` over clients ``(C, N, ...)`` with keys ``(C,)``, all from the same ``params``."""
+    parts = minibatches(batches, how.batch_size, how.epochs, keys)
+    noises, now = step_keys(keys, how.epochs, len(parts)), copies(params, len(keys))
     total = torch.zeros(len(keys), dtype=tree.leaves(params)[0].dtype, device=keys.device)
     for step, part in enumerate(parts):
         leaves = [leaf.detach().requires_grad_() for leaf in tree.leaves(now)]
         with torch.enable_grad():
-            values = mapped(tree.like(now, leaves), part, noises[:, step])
-            slopes = torch.autograd.grad(values.sum(), leaves, allow_unused=True)
-        gradient = tree.like(now, [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, slopes, strict=True)])
-        count = part.mask.sum(-1)
-        total = total + values.detach() * count
+            values = losses(model, tree.like(now, leaves), part, noises[:, step])
+            slope = tree.like(now, gradient(values, shares(part.mask.to(values.dtype)), leaves))
+        total = total + torch.linalg.vecdot(values.detach(), part.mask.to(values.dtype))
         if how.weight_decay or correction is not None:
-            gradient = vmap(lambda slope, own, number: _direction(slope, own, number, how.weight_decay, correction))(gradient, now, count)
+            slope = vmap(lambda slope, own, mask: _direction(slope, own, mask.sum(), how.weight_decay, correction))(slope, now, part.mask)
         # in place once they are copies: fresh memory for every client's weights would cost more than the arithmetic
-        now = bounded(tree.step(now, gradient, how.rate) if step == 0 and len(keys) == 1 else tree.map(partial(_descend, how.rate), now, gradient))
+        now = bounded(tree.step(now, slope, how.rate) if step == 0 and len(keys) == 1 else tree.map(partial(_descend, how.rate), now, slope))
     return now, {"loss": total / max(how.epochs, 1), "examples": batches.mask.sum(-1)}
-
-
-def _mapped(loss: Loss, count: int) -> Loss:
-    """``vmap(loss)``; a single client is taken out of its axis instead, since mapped convolutions are slower."""
-    if count > 1:
-        mapped: Loss = vmap(loss)
-        return mapped
-    return lambda params, batch, key: loss(tree.map(_only, params), Batch(*map(_only, batch)), key[0]).unsqueeze(0)
-
-
-def _only(leaf: Tensor) -> Tensor:
-    return leaf.squeeze(0)
 
 
 def _descend(rate: float, leaf: Tensor, slope: Tensor) -> Tensor:
     return leaf.detach().sub_(slope, alpha=rate)
-
-
-def _copies(leaf: Tensor, count: int) -> Tensor:
-    """``(C, ...)``, in the order of memory that the matrix has; of one client it is no copy."""
-    if count == 1:
-        return leaf.unsqueeze(0)
-    if leaf.ndim == 2 and not leaf.is_contiguous():
-        return _copies(leaf.mT.contiguous(), count).mT
-    return leaf.expand(count, *leaf.shape).clone(memory_format=torch.contiguous_format)
 
 
 def _on(loss: Loss, part: Batch, noise: Key, params: Tree) -> Tensor:
@@ -183,9 +156,9 @@ def _on(loss: Loss, part: Batch, noise: Key, params: Tree) -> Tensor:
 
 
 def step_keys(key: Key, epochs: int, steps: int) -> Tensor:
-    """A key for each step ``(steps,)``, from its place in its epoch, since padding adds steps to every epoch."""
+    """A key for each step ``(..., steps)``, from its place in its epoch, since padding adds steps to every epoch."""
     passes = torch.arange(epochs, device=key.device).unsqueeze(1)
-    return random.fold(key, "dropout", passes, torch.arange(steps // max(epochs, 1), device=key.device)).flatten()
+    return random.fold(key[..., None, None], "dropout", passes, torch.arange(steps // max(epochs, 1), device=key.device)).flatten(-2)
 
 
 def _direction(gradient: Tree, params: Tree, count: Tensor, weight_decay: float, correction: Correction | None) -> Tree:
@@ -246,8 +219,7 @@ def averaging(
         return Message(tree.subtract(meta, trained), metrics["examples"], metrics)
 
     def clients(meta: Tree, tasks: Task, keys: Tensor) -> Message:
-        batches = vmap(everything)(tasks)
-        trained, metrics = train_side_by_side(loss, meta, batches, keys, how, correction(meta) if correction else None)
+        trained, metrics = train_side_by_side(model, meta, everything(tasks), keys, how, correction(meta) if correction else None)
         return Message(tree.map(torch.sub, meta, trained), metrics["examples"], metrics)
 
     exact = compression.exact()

@@ -50,17 +50,18 @@ def chunks(sizes: NDArray[np.int64], limit: int, call: int = 60) -> list[NDArray
     order = np.argsort(-sizes, kind="stable")
     ordered, count = sizes[order], len(order)
     # clients of one size stay together unless the limit parts them, so that only these places may be cuts
-    places = np.union1d(np.flatnonzero(np.diff(ordered, prepend=-1)), np.arange(0, count, 1 if count > limit else count or 1))
-    cost, cut = np.zeros(count + 1), np.zeros(count + 1, dtype=np.int64)
-    for end in (*places[1:].tolist(), count):
-        begin = places[(places < end) & (places >= end - limit)]
-        costs = cost[begin] + ordered[begin] * (end - begin) + call  # the first of a run is its largest
-        cut[end] = begin[np.argmin(costs)]
-        cost[end] = costs.min()
-    ends = [count]
-    while ends[-1]:
+    places = np.append(np.union1d(np.flatnonzero(np.diff(ordered, prepend=-1)), np.arange(0, count, 1 if count > limit else count or 1)), count)
+    lengths = places[:, None] - places[:-1]
+    runs = np.where((lengths > 0) & (lengths <= limit), ordered[places[:-1]] * lengths + float(call), np.inf)  # the first of a run is its largest
+    cost, cut = np.zeros(len(places)), np.zeros(len(places), dtype=np.int64)
+    for end in range(1, len(places)):
+        costs = cost[:end] + runs[end, :end]
+        cut[end] = costs.argmin()
+        cost[end] = costs[cut[end]]
+    ends = [len(places) - 1]
+    while ends[-1] > 0:
         ends.append(int(cut[ends[-1]]))
-    return [order[begin:end] for end, begin in reversed(list(itertools.pairwise(ends)))]
+    return [order[places[begin] : places[end]] for end, begin in reversed(list(itertools.pairwise(ends)))]
 
 
 def block(clients: Clients, positions: NDArray[np.int64], keys: Tensor, support_share: float, device: torch.device, most: int = 0) -> Block:
@@ -74,24 +75,28 @@ def block(clients: Clients, positions: NDArray[np.int64], keys: Tensor, support_
     supports = support_sizes(np.array([len(order) for order in orders]), support_share)
     near = [order[:cut] for order, cut in zip(orders, supports, strict=True)]
     far = [order[cut:] for order, cut in zip(orders, supports, strict=True)]
-    return Block(Task(_pad(data, near, device), _pad(data, far, device)), keys.to(device))
+    first = np.cumsum(sizes) - sizes
+    columns = [np.concatenate(column) for column in zip(*data, strict=True)]
+    return Block(Task(_pad(columns, first, near, device), _pad(columns, first, far, device)), keys.to(device))
 
 
 def _orders(keys: Tensor, sizes: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     mask = torch.arange(int(sizes.max())) < torch.from_numpy(sizes).unsqueeze(1)
-    shuffled = torch.func.vmap(lambda key, real: random.permutation(random.fold(key, "split"), real))(keys.cpu(), mask)
+    shuffled = random.permutation(random.fold(keys.cpu(), "split"), mask)
     return [order[:size] for order, size in zip(shuffled.numpy(), sizes, strict=True)]
 
 
-def _pad(data: list[tuple[NDArray[np.generic], NDArray[np.generic]]], rows: list[NDArray[np.int64]], device: torch.device) -> Batch:
+def _pad(columns: list[NDArray[np.generic]], first: NDArray[np.int64], rows: list[NDArray[np.int64]], device: torch.device) -> Batch:
+    """The chosen rows of every client, whose own begin at ``first`` in the columns, and zeros after them."""
     sizes = np.array([len(index) for index in rows])
     real = np.arange(sizes.max()) < sizes[:, None]
-    x, y = (_spread([column[at][index] for column, index in zip(data, rows, strict=True)], real) for at in (0, 1))
+    places = np.repeat(first, sizes) + np.concatenate(rows)
+    x, y = (_spread(column[places], real) for column in columns)
     return Batch(*(torch.from_numpy(array).to(device) for array in (x, y, real.astype(np.float32))))
 
 
-def _spread(parts: list[NDArray[np.generic]], real: NDArray[np.bool_]) -> NDArray[np.generic]:
-    """The parts' rows where ``real`` is true, zeros elsewhere: one copy for all clients."""
-    out = np.zeros((*real.shape, *parts[0].shape[1:]), parts[0].dtype)
-    out[real] = np.concatenate(parts)
+def _spread(rows: NDArray[np.generic], real: NDArray[np.bool_]) -> NDArray[np.generic]:
+    """``rows`` where ``real`` is true, zeros elsewhere."""
+    out = np.zeros((*real.shape, *rows.shape[1:]), rows.dtype)
+    out[real] = rows
     return out
