@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.func import grad
 
 from metabayfl import posterior, random, tree
-from metabayfl.algorithms.mean_field import Steps, expected_loss, mean_field, variational
+from metabayfl.algorithms.mean_field import mean_field
+from metabayfl.algorithms.variational import Steps, expected_loss, variational
 from metabayfl.errors import ConfigError
 from metabayfl.types import Batch, Key, Model, Task, Tree
 from quadratics import class_batch, smooth_model

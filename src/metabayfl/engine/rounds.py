@@ -112,7 +112,7 @@ def run_cohort(
         tasks.block(clients, positions[rows], names[torch.from_numpy(rows)], options.support_share, device, options.task_samples)
         for rows in tasks.chunks(sizes, limit, cohort.call_cost(algorithm.model))
     )
-    if options.vectorise and pays and cohort.takes_one_pass(algorithm, combine):
+    if options.vectorise and pays and not algorithm.clients and cohort.takes_one_pass(algorithm, combine):
         return combine.finish(cohort.total(cohort.one_pass(algorithm, combine, seen, block) for block in blocks))
     run = cohort.messages if options.vectorise and (pays or algorithm.clients) else cohort.messages_by_loop
     with torch.no_grad():
