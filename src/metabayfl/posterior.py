@@ -216,7 +216,7 @@ class _Root(torch.autograd.Function):
 
     @staticmethod
     def forward(b: Tensor, c: Tensor) -> Tensor:
-        larger = (b * b).add(c, alpha=4.0).sqrt().add(b.abs()).mul(0.5)
+        larger = (b * b).add_(c, alpha=4.0).sqrt_().add_(b.abs()).mul_(0.5)
         return torch.where(b >= 0.0, larger, c / larger)
 
     @staticmethod

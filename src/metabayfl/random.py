@@ -19,6 +19,9 @@ _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, the odd number next to 2^6
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
+RUN = 1024
+"""Half of the normal numbers that are drawn together: small, so that few are drawn in vain, and long enough for whole vectors at once."""
+
 
 def _shift(z: Tensor, bits: int) -> Tensor:
     """Logical right shift: torch shifts int64 arithmetically, so the copies of the sign are masked away."""
@@ -89,14 +92,30 @@ def uniform(key: Key, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
 
 
 def normal(key: Key, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Standard normal by Box and Muller, from the two halves of each hash in float32 and from two hashes in float64."""
+    """Standard normal by Box and Muller, from the two halves of each hash in float32 and from two hashes in float64.
+
+    A hash gives two numbers, its cosine's and its sine's; in every run of ``2 RUN`` numbers the cosines come first, however many follow.
+    """
+    count = math.prod(shape)
+    runs, rest = divmod(count, 2 * RUN)
+    paired = runs * RUN + max(rest - RUN, 0)
+    radius, angle = _polar(key, runs * RUN + min(rest, RUN), dtype)
+    sines = angle[:paired].sin().mul_(radius[:paired])
+    cosines = angle.cos_().mul_(radius)
+    whole = runs * RUN
+    full = torch.cat([part[:whole].view(runs, RUN) for part in (cosines, sines)], 1)
+    return torch.cat([full.view(-1), cosines[whole:], sines[whole:]]).view(shape)
+
+
+def _polar(key: Key, count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Radius and angle ``(count,)`` of points that are standard normal in the plane."""
     if dtype == torch.float64:
-        radius, angle = uniform(fold(key, 1), shape, dtype), uniform(fold(key, 2), shape, dtype)
+        radius, angle = (uniform(fold(key, part), (count,), dtype) for part in (1, 2))
     else:
-        raw = bits(key, shape)
+        raw = bits(key, (count,))
         radius = _shift(raw, 41).to(dtype).add_(0.5).mul_(2.0**-23)
         angle = raw.bitwise_and_(0xFFFFFF).to(dtype).mul_(2.0**-24)
-    return radius.log_().mul_(-2.0).sqrt_().mul_(angle.mul_(2.0 * math.pi).cos_())
+    return radius.log_().mul_(-2.0).sqrt_(), angle.mul_(2.0 * math.pi)
 
 
 def keep(key: Key, shape: tuple[int, ...], rate: float) -> Tensor:

@@ -137,7 +137,7 @@ def train_side_by_side(
         leaves = [leaf.detach().requires_grad_() for leaf in tree.leaves(now)]
         with torch.enable_grad():
             values = losses(model, tree.like(now, leaves), part, noises[:, step])
-            slope = tree.like(now, gradient(values, shares(part.mask.to(values.dtype)), leaves))
+            slope = tree.like(now, gradient(values, shares(part.mask, values.dtype), leaves))
         total = total + torch.linalg.vecdot(values.detach(), part.mask.to(values.dtype))
         if how.weight_decay or correction is not None:
             slope = vmap(lambda slope, own, mask: _direction(slope, own, mask.sum(), how.weight_decay, correction))(slope, now, part.mask)
@@ -148,6 +148,11 @@ def train_side_by_side(
 
 def _descend(rate: float, leaf: Tensor, slope: Tensor) -> Tensor:
     return leaf.detach().sub_(slope, alpha=rate)
+
+
+def _less(leaf: Tensor, own: Tensor) -> Tensor:
+    """``leaf - own`` where ``own`` was, which nobody needs any more."""
+    return torch.sub(leaf, own, out=own)
 
 
 def _on(loss: Loss, part: Batch, noise: Key, params: Tree) -> Tensor:
@@ -220,7 +225,7 @@ def averaging(
 
     def clients(meta: Tree, tasks: Task, keys: Tensor) -> Message:
         trained, metrics = train_side_by_side(model, meta, everything(tasks), keys, how, correction(meta) if correction else None)
-        return Message(tree.map(torch.sub, meta, trained), metrics["examples"], metrics)
+        return Message(tree.map(_less, meta, trained), metrics["examples"], metrics)
 
     exact = compression.exact()
     return Algorithm(name, model, model.init, begin, client, update, adapt, point_predict(model), None, exact, exact, clients=clients)

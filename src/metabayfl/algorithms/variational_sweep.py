@@ -72,8 +72,8 @@ def sweep(model: Model, prior: Tree, tasks: Task, keys: Tensor, steps: Steps, qu
         the gradients, leaves ``(C, ...)``, and the mean NLL of the queries ``(C,)``, nats, without the KL.
     """
     log_sd = posterior.vectors(prior)[1]
-    near = _part(tasks.support, steps.draws, steps.rate)
-    far = _part(tasks.query, query_samples, 1.0)
+    near = _part(tasks.support, steps.draws, steps.rate, log_sd.dtype)
+    far = _part(tasks.query, query_samples, 1.0, log_sd.dtype)
     pull = steps.kl_weight * steps.rate / torch.clamp(tasks.support.mask.sum(-1, keepdim=True).to(log_sd.dtype), min=1e-30)
     prox = posterior.prox(log_sd, pull)
     shift, ratio, path = torch.zeros_like(prox.keep), torch.ones_like(prox.keep), list[_Step]()
@@ -89,18 +89,17 @@ def sweep(model: Model, prior: Tree, tasks: Task, keys: Tensor, steps: Steps, qu
     return _back(prior, path, prox, query, kl, (shift, ratio)), loss
 
 
-def _part(batch: Batch, draws: int, factor: float) -> _Part:
+def _part(batch: Batch, draws: int, factor: float, dtype: torch.dtype) -> _Part:
     repeated = Batch(*(part.repeat_interleave(draws, 0) for part in batch))
-    return _Part(repeated, shares(repeated.mask) * (factor / draws), draws)
+    return _Part(repeated, shares(repeated.mask, dtype) * (factor / draws), draws)
 
 
 def _slopes(model: Model, prior: Tree, shift: Tensor, ratio: Tensor, part: _Part, keys: Tensor, graph: bool) -> _Slopes:
     """The part's loss and its gradient at draws from the clients' posteriors; with ``graph``, it can be differentiated again."""
     mean0, log_sd0 = posterior.vectors(prior)
-    mean, sd, half = (mean0 + shift).unsqueeze(1), (torch.exp(log_sd0) * ratio).unsqueeze(1), (part.draws + 1) // 2
-    seeds, shape = random.fold(keys, "weights"), (half, len(mean0))
-    noise = vmap(lambda seed: random.normal(seed, shape, mean0.dtype))(seeds)
-    drawn = torch.cat([torch.addcmul(mean, sd, noise), torch.addcmul(mean, sd, noise[:, : part.draws - half], value=-1.0)], 1).requires_grad_()
+    shape = ((part.draws + 1) // 2, len(mean0))
+    noise = vmap(lambda seed: random.normal(seed, shape, mean0.dtype))(random.fold(keys, "weights"))
+    drawn = _pairs(mean0 + shift, torch.exp(log_sd0) * ratio, noise, part.draws, 1.0).requires_grad_()
     rows = len(keys) * part.draws
     fixed = [leaf.expand(rows, *leaf.shape).clone().requires_grad_() for leaf in _certain(prior)]
     drops = vmap(lambda seed: random.keys(seed, part.draws))(random.fold(keys, "dropout")).flatten()
@@ -121,13 +120,24 @@ def _assembled(prior: Tree, uncertain: Tensor, certain: list[Tensor]) -> Tree:
     return tree.unflatten({path: parts[path] if path in parts else next(rest) for path in tree.paths(prior["mean"])})
 
 
+def _pairs(mean: Tensor, along: Tensor, noise: Tensor, draws: int, sign: float) -> Tensor:
+    """``mean + sign along e`` for the first half of the draws, ``mean - sign along e`` for the second: ``(C, S, P)``."""
+    out, half, mean, along = mean.new_empty(len(mean), draws, mean.shape[-1]), noise.shape[1], mean.unsqueeze(1), along.unsqueeze(1)
+    torch.addcmul(mean, along, noise, value=sign, out=out[:, :half])
+    torch.addcmul(mean, along, noise[:, : draws - half], value=-sign, out=out[:, half:])
+    return out
+
+
 def _over_draws(slope: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """``sum g`` and ``sum +-g e`` over the draws of ``slope (C, S, P)``, ``(C, P)`` each."""
-    half = noise.shape[1]
-    ahead, behind = slope[:, :half], slope[:, half:]
-    paired = behind.shape[1]
-    along = (ahead[:, :paired] - behind).mul_(noise[:, :paired]).sum(1)
-    return slope.sum(1), along if paired == half else along.addcmul_(ahead[:, -1], noise[:, -1])
+    ahead, behind = slope.split([noise.shape[1], slope.shape[1] - noise.shape[1]], 1)
+    pairs = behind.shape[1]
+    along = _sum((ahead[:, :pairs] - behind).mul_(noise[:, :pairs]))
+    return _sum(slope), along if pairs == noise.shape[1] else along.addcmul_(ahead[:, -1], noise[:, -1])
+
+
+def _sum(draws: Tensor) -> Tensor:
+    return draws.squeeze(1) if draws.shape[1] == 1 else draws.sum(1)
 
 
 def _kl_slopes(log_sd: Tensor, shift: Tensor, ratio: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -156,7 +166,8 @@ def _back(
         shift_bar, ratio_bar = shift_bar.mul_(prox.keep), prox.keep * b_bar
         if not step.slopes.by[0].requires_grad:
             continue  # first order: gradients are constants
-        found = gradient(step.slopes.by[0], _slope_bars(shift_bar, b_bar.mul_(prox.gain), step.slopes), step.slopes.leaves)
+        bars = _pairs(-shift_bar, b_bar.mul_(prox.gain), step.slopes.noise, step.slopes.leaves[0].shape[1], -1.0)
+        found = gradient(step.slopes.by[0], bars, step.slopes.leaves)
         total, along = _over_draws(found[0], step.slopes.noise)
         mean_bar.add_(total)
         shift_bar.add_(total)
@@ -168,10 +179,3 @@ def _back(
     if kl is not None:
         by_log_sd.add_(kl[2])
     return {"mean": _assembled(prior, mean_bar, fixed_bars), "log_sd": posterior.split(by_log_sd, prior["log_sd"])}
-
-
-def _slope_bars(shift_bar: Tensor, gained: Tensor, slopes: _Slopes) -> Tensor:
-    """``g_bar (C, S, P)`` from ``k u'_bar`` and ``h b_bar``."""
-    others = slopes.leaves[0].shape[1] - slopes.noise.shape[1]
-    mean, along = -shift_bar.unsqueeze(1), gained.unsqueeze(1)
-    return torch.cat([torch.addcmul(mean, along, slopes.noise, value=-1.0), torch.addcmul(mean, along, slopes.noise[:, :others])], 1)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from metabayfl import random, tree
 from metabayfl.aggregators import COMBINES, Combine
+from metabayfl.algorithms import side_by_side
 from metabayfl.data.federation import Clients, Federation
 from metabayfl.engine import cohort, tasks
 from metabayfl.engine.options import TrainOptions
@@ -102,9 +103,9 @@ def run_cohort(
     meta: Tree,
 ) -> Aggregate:
     """The cohort's aggregate: strategy down as clients decode it, messages in chunks, sums inside each chunk."""
-    seen = cohort.by_columns(algorithm.down.round_trip(meta, None))
+    seen = cohort.arranged(algorithm.down.round_trip(meta, None))
     device = torch.device(options.device)
-    pays = cohort.pays(seen, device)
+    pays = side_by_side.pays(tree.size(seen), device)
     limit = options.chunk or (cohort.chunk_limit(tree.size(seen), 1) if pays else 1)
     names = tasks.client_keys(key, clients, positions)
     sizes = np.minimum(clients.sizes[positions], options.task_samples or np.inf).astype(np.int64)
