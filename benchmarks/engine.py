@@ -85,7 +85,12 @@ def flat(name: str, meta: Tree) -> list[Tensor]:
     """The strategy as the loops take it."""
     if name != "mean_field":
         return tree.leaves(meta)
-    return [posterior.join(meta["mean"]), posterior.join(meta["log_sd"]), *tree.leaves(meta["mean"])]
+    return [_plain(meta["mean"]), _plain(meta["log_sd"]), *tree.leaves(meta["mean"])]
+
+
+def _plain(part: Tree, lead: int = 0) -> Tensor:
+    """A tree as one vector in PyTorch's order of memory; ``lead`` leading axes stay."""
+    return torch.cat([leaf.flatten(lead) for leaf in tree.leaves(part)], -1)
 
 
 def loop_round(name: str, net: Net, start: list[Tensor], data: list[tuple[Tensor, Tensor]], same: Clients | None = None) -> list[Tensor]:
@@ -95,7 +100,7 @@ def loop_round(name: str, net: Net, start: list[Tensor], data: list[tuple[Tensor
         return loops.fedavg(net.plain, start, data, _order(keys), HOW)
     if name == "maml":
         return loops.maml(net.plain, start, data, _halves(keys), HOW)
-    return loops.mean_field(net.plain, start, data, _halves(keys), _noise(keys, start[0].dtype), HOW)
+    return loops.mean_field(net.plain, start, data, _halves(keys), _noise(keys, tree.like(net.model.init(KEY), start[2:]), start[0].dtype), HOW)
 
 
 def _split(key: Tensor, count: int) -> Tensor:
@@ -117,13 +122,13 @@ def _halves(keys: Tensor | None) -> loops.Halves:
     return halves
 
 
-def _noise(keys: Tensor | None, dtype: torch.dtype) -> loops.Noise:
+def _noise(keys: Tensor | None, like: Tree, dtype: torch.dtype) -> loops.Noise:
     def noise(client: int, step: int, shape: tuple[int, ...]) -> Tensor:
         if keys is None:
             half = torch.randn(shape[0] // 2, *shape[1:], dtype=dtype)
             return torch.cat([half, -half])
         key = random.fold(keys[client], "query") if step < 0 else random.fold(keys[client], "support", "step", step)
-        return posterior.antithetic(random.fold(key, "weights"), shape, dtype)
+        return _plain(posterior.split(posterior.antithetic(random.fold(key, "weights"), shape, dtype), like), 1)
 
     return noise
 

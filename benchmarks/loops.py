@@ -114,10 +114,5 @@ def _expected(net: Net, m: Tensor, s: Tensor, like: list[Tensor], x: Tensor, y: 
     losses = []
     for draw in noise:
         pieces = torch.split(m + s * draw, [leaf.numel() for leaf in like])
-        losses.append(cross_entropy(net([_shaped(piece, leaf) for piece, leaf in zip(pieces, like, strict=True)], x), y))
+        losses.append(cross_entropy(net([piece.view_as(leaf) for piece, leaf in zip(pieces, like, strict=True)], x), y))
     return torch.stack(losses).mean()
-
-
-def _shaped(piece: Tensor, leaf: Tensor) -> Tensor:
-    """Matrices stand column by column in the vector, as in the engine: it makes no difference to a single product."""
-    return piece.view(*reversed(leaf.shape)).t() if leaf.ndim == 2 else piece.view(leaf.shape)

@@ -42,6 +42,4 @@ def minibatches(batch: Batch, size: int, epochs: int, key: Key) -> list[Batch]:
         return [take(batch, torch.argsort((batch.mask <= 0).to(torch.int8), dim=-1, stable=True))] * epochs
     count, axis = batch.mask.shape[-1], batch.mask.ndim - 1
     shuffled = [take(batch, random.permutation(random.fold(key, "epoch", epoch), batch.mask)) for epoch in range(epochs)]
-    return [
-        Batch(*(part.narrow(axis, start, min(size, count - start)) for part in once)) for once in shuffled for start in range(0, count, size)
-    ]
+    return [Batch(*(part.narrow(axis, start, min(size, count - start)) for part in once)) for once in shuffled for start in range(0, count, size)]

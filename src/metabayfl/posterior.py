@@ -73,9 +73,20 @@ def join(part: Tree) -> Tensor:
     """All leaves as one vector ``(P,)``: one long operation is faster under ``vmap`` than one for each leaf.
 
     Matrices go column by column: a dense layer multiplies by its weight's transpose, and MKL's batched product is up to four times slower on draws
-    that are stored by rows.
+    that are stored by rows. Kernels of images go with their channels last, the order in which pooling is fast.
     """
-    return torch.cat([(leaf.mT if leaf.ndim == 2 else leaf).reshape(-1) for leaf in tree.leaves(part)])
+    return joined([leaf.unsqueeze(0) for leaf in tree.leaves(part)]).squeeze(0)
+
+
+def joined(leaves: list[Tensor]) -> Tensor:
+    """:func:`join` of leaves that have a leading axis of rows: ``(rows, P)``."""
+    return torch.cat([_ordered(leaf).reshape(len(leaf), -1) for leaf in leaves], -1)
+
+
+def _ordered(leaf: Tensor) -> Tensor:
+    if leaf.ndim == 5:
+        return leaf.movedim(2, -1)
+    return leaf.mT if leaf.ndim == 3 else leaf
 
 
 def split(vectors: Tensor, like: Tree) -> Tree:
@@ -91,9 +102,10 @@ def split(vectors: Tensor, like: Tree) -> Tree:
 
 
 def _shaped(piece: Tensor, leaf: Tensor) -> Tensor:
-    if leaf.ndim != 2:
-        return piece.reshape(*piece.shape[:-1], *leaf.shape)
-    return piece.reshape(*piece.shape[:-1], *reversed(leaf.shape)).mT
+    lead = piece.shape[:-1]
+    if leaf.ndim == 4:
+        return piece.reshape(*lead, leaf.shape[0], *leaf.shape[2:], leaf.shape[1]).movedim(-1, len(lead) + 1)
+    return piece.reshape(*lead, *reversed(leaf.shape)).mT if leaf.ndim == 2 else piece.reshape(*lead, *leaf.shape)
 
 
 def vectors(posterior: Tree) -> tuple[Tensor, Tensor]:
@@ -194,7 +206,7 @@ def step_sd(prox: Prox, ratio: Tensor, descent: Tensor) -> Tensor:
     """``s / s0`` from the old one, after ``s`` has descended by ``descent (P,)``; positive, even where ``s - descent`` is not.
 
     With ``v = ratio - descent / s0``, ``argmin_u (u - v)^2 / 2 + c (u^2 / 2 - log u)`` is the positive root of ``(1 + c) u^2 - v u - c = 0``:
-    ``u = (b + sqrt(b^2 + 4 (1 - k))) / 2`` with ``b = k v``. Where ``b < 0`` that cancels, and ``u`` is the product of the roots over the other one.
+    ``u = (b + r) / 2`` with ``b = k v`` and ``r = sqrt(b^2 + 4 (1 - k))``, or ``max(b, 0) + 2 (1 - k) / (|b| + r)``, in which nothing cancels.
 
     Example:
         >>> weak, strong = (prox(torch.zeros(1), torch.tensor(pull)) for pull in (1e-6, 1e9))
@@ -217,7 +229,7 @@ class _Root(torch.autograd.Function):
     @staticmethod
     def forward(b: Tensor, c: Tensor) -> Tensor:
         larger = (b * b).add_(c, alpha=4.0).sqrt_().add_(b.abs()).mul_(0.5)
-        return torch.where(b >= 0.0, larger, c / larger)
+        return larger.reciprocal_().mul_(c).add_(b.clamp(min=0.0))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:

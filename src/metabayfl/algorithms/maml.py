@@ -17,6 +17,7 @@ from metabayfl.algorithms.inner import (
     step_loss,
 )
 from metabayfl.algorithms.local_training import point_predict, require
+from metabayfl.algorithms.meta_side_by_side import message, meta_gradients
 from metabayfl.meta_gradient import Loss, gradient_client, hvp_of, sweep, through, total_examples
 from metabayfl.types import Algorithm, Batch, Key, Message, Metrics, Model, Task, Tree
 
@@ -71,6 +72,10 @@ def maml(
         found = sweep(*losses(task, key), meta, inner_lr, hvp)
         return Message(found.model, total_examples(task), query_metrics(found.loss, task.query))
 
+    def clients(meta: Tree, tasks: Task, keys: Tensor) -> Message:
+        found = meta_gradients(model, meta, inner_lr, tasks, keys, inner_steps, inner_weight_decay)
+        return message(found, found.model, tasks)
+
     def adapt(meta: Tree, support: Batch, key: Key) -> Tree:
         return fine_tune(model, meta, rate, support, key, steps, inner_weight_decay)
 
@@ -88,4 +93,5 @@ def maml(
         objective=objective if exact else None,
         down=compression.exact(),
         up=compression.exact(),
+        clients=clients if exact else None,
     )

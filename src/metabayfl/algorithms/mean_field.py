@@ -115,5 +115,3 @@ def _checked(steps: Steps) -> Steps:
     require("kl_weight", steps.kl_weight, above=0)
     require("inner_samples", steps.draws, least=1)
     return steps
-
-

@@ -18,6 +18,7 @@ from metabayfl.algorithms.inner import (
     step_loss,
 )
 from metabayfl.algorithms.local_training import point_predict, require
+from metabayfl.algorithms.meta_side_by_side import message, meta_gradients
 from metabayfl.meta_gradient import Loss, gradient_client, hvp_of, sweep, through, total_examples
 from metabayfl.types import Algorithm, Batch, Key, Message, Metrics, Model, Task, Tree
 
@@ -80,6 +81,10 @@ def meta_sgd(
         found = sweep(*losses(task, key), meta["model"], meta["rates"], hvp)
         return Message({"model": found.model, "rates": found.rates}, total_examples(task), query_metrics(found.loss, task.query))
 
+    def clients(meta: Tree, tasks: Task, keys: Tensor) -> Message:
+        found = meta_gradients(model, meta["model"], meta["rates"], tasks, keys, inner_steps, inner_weight_decay)
+        return message(found, {"model": found.model, "rates": found.rates}, tasks)
+
     def adapt(meta: Tree, support: Batch, key: Key) -> Tree:
         return fine_tune(model, meta["model"], meta["rates"], support, key, steps, inner_weight_decay)
 
@@ -97,4 +102,5 @@ def meta_sgd(
         objective=objective if exact else None,
         down=compression.exact(),
         up=compression.exact(),
+        clients=clients if exact else None,
     )

@@ -13,7 +13,6 @@ from torch.func import vmap
 from metabayfl import tree
 from metabayfl.types import Batch, Model, Tree
 
-
 WIDE = 2**18
 """Weights of a client, 1 MB of them, that no longer stay in a core's cache."""
 
@@ -61,7 +60,7 @@ def shares(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return mask / torch.clamp(mask.sum(-1, keepdim=True), min=1.0)
 
 
-def gradient(values: Tensor, weights: Tensor, leaves: list[Tensor], *, create_graph: bool = False) -> list[Tensor]:
+def gradient(values: Tensor | list[Tensor], weights: Tensor | list[Tensor], leaves: list[Tensor], *, create_graph: bool = False) -> list[Tensor]:
     """The gradient of ``sum(weights * values)``; zero for a leaf that ``values`` do not depend on."""
     slopes = torch.autograd.grad(values, leaves, weights, create_graph=create_graph, allow_unused=True)
     return [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, slopes, strict=True)]

@@ -16,6 +16,7 @@ and derivatives of the query loss, with a bar, come back through it as::
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -23,10 +24,14 @@ from torch import Tensor
 from torch.func import vmap
 
 from metabayfl import posterior, random, tree
-from metabayfl.algorithms.side_by_side import gradient, losses, shares
+from metabayfl.algorithms import variational_arithmetic as arithmetic
+from metabayfl.algorithms.side_by_side import gradient, losses, pays, shares
 from metabayfl.algorithms.variational import Steps
-from metabayfl.posterior import Prox
+from metabayfl.algorithms.variational_arithmetic import Prior, Step
 from metabayfl.types import Batch, Model, Task, Tree
+
+CACHED = 2**14
+"""Numbers of a client whose hashes still fit a core's cache."""
 
 
 class _Part(NamedTuple):
@@ -37,23 +42,20 @@ class _Part(NamedTuple):
     draws: int  # S
 
 
+class _Group(NamedTuple):
+    """Some draws' losses and their gradients: all draws of the chunk, or one where weights are too many for clients side by side."""
+
+    leaves: list[Tensor]  # (rows, ...) the parameters, those first that clients are uncertain about
+    by: list[Tensor]  # the gradients by the leaves
+    values: Tensor  # (rows, N) each example's loss, nats
+
+
 class _Slopes(NamedTuple):
     """A loss under draws of every client's weights, and its gradient by them."""
 
-    noise: Tensor  # (C, S / 2, P) the first half of the antithetic draws
-    leaves: list[Tensor]  # the draws (C, S, P), then the parameters that no client is uncertain about (C S, ...)
-    by: list[Tensor]  # the gradients by the leaves
-    values: Tensor  # (C S, N) each example's loss, nats
-
-
-class _Step(NamedTuple):
-    """What a variational step leaves behind for its way back; ``(C, P)`` each."""
-
-    slopes: _Slopes
-    ratio: Tensor  # r
-    lag: Tensor  # u - sum g
-    descent: Tensor  # sum +-g e
-    reached: Tensor  # r'
+    noise: Tensor  # (C, ceil(S / 2), P) of the first half of the draws
+    groups: list[_Group]
+    vector: Tensor  # (C, S, P) the gradient by the draws
 
 
 def sweep(model: Model, prior: Tree, tasks: Task, keys: Tensor, steps: Steps, query_samples: int, meta_kl: float) -> tuple[Tree, Tensor]:
@@ -71,22 +73,25 @@ def sweep(model: Model, prior: Tree, tasks: Task, keys: Tensor, steps: Steps, qu
     Returns:
         the gradients, leaves ``(C, ...)``, and the mean NLL of the queries ``(C,)``, nats, without the KL.
     """
-    log_sd = posterior.vectors(prior)[1]
-    near = _part(tasks.support, steps.draws, steps.rate, log_sd.dtype)
-    far = _part(tasks.query, query_samples, 1.0, log_sd.dtype)
-    pull = steps.kl_weight * steps.rate / torch.clamp(tasks.support.mask.sum(-1, keepdim=True).to(log_sd.dtype), min=1e-30)
-    prox = posterior.prox(log_sd, pull)
-    shift, ratio, path = torch.zeros_like(prox.keep), torch.ones_like(prox.keep), list[_Step]()
+    mean, log_sd = posterior.vectors(prior)
+    near = _part(tasks.support, steps.draws, steps.rate, mean.dtype)
+    far = _part(tasks.query, query_samples, 1.0, mean.dtype)
+    pull = steps.kl_weight * steps.rate / torch.clamp(tasks.support.mask.sum(-1, keepdim=True).to(mean.dtype), min=1e-30)
+    gaussian = Prior(mean, torch.exp(log_sd), posterior.prox(log_sd, pull))
+    shift, ratio = torch.zeros_like(gaussian.prox.keep), torch.ones_like(gaussian.prox.keep)
+    path: list[tuple[_Slopes, Step]] = []
     for number in range(steps.number):
-        slopes = _slopes(model, prior, shift, ratio, near, random.fold(keys, "support", "step", number), not steps.first_order)
-        total, descent = _over_draws(slopes.by[0].detach(), slopes.noise)
-        path.append(_Step(slopes, ratio, shift - total, descent, posterior.step_sd(prox, ratio, descent)))
-        shift, ratio = prox.keep * path[-1].lag, path[-1].reached
-    query = _slopes(model, prior, shift, ratio, far, random.fold(keys, "query"), False)
+        key = random.fold(keys, "support", "step", number)
+        slopes = _slopes(model, prior, gaussian, shift, ratio, near, key, graph=not steps.first_order)
+        step, shift = arithmetic.advance(gaussian, slopes.vector, slopes.noise, shift, ratio)
+        ratio = step.reached
+        path.append((slopes, step))
+    query = _slopes(model, prior, gaussian, shift, ratio, far, random.fold(keys, "query"), graph=False)
     examples = torch.clamp(tasks.query.mask.sum(-1, keepdim=True), min=1.0)
     kl = _kl_slopes(log_sd, shift, ratio, meta_kl / examples) if meta_kl else None
-    loss = torch.linalg.vecdot(query.values.detach(), far.weights).view(len(keys), -1).sum(-1)
-    return _back(prior, path, prox, query, kl, (shift, ratio)), loss
+    values = torch.cat([group.values.detach() for group in query.groups])
+    loss = torch.linalg.vecdot(values, far.weights).view(len(keys), -1).sum(-1)
+    return _back(prior, gaussian, path, query, ratio, kl), loss
 
 
 def _part(batch: Batch, draws: int, factor: float, dtype: torch.dtype) -> _Part:
@@ -94,18 +99,40 @@ def _part(batch: Batch, draws: int, factor: float, dtype: torch.dtype) -> _Part:
     return _Part(repeated, shares(repeated.mask, dtype) * (factor / draws), draws)
 
 
-def _slopes(model: Model, prior: Tree, shift: Tensor, ratio: Tensor, part: _Part, keys: Tensor, graph: bool) -> _Slopes:
+def _slopes(model: Model, prior: Tree, gaussian: Prior, shift: Tensor, ratio: Tensor, part: _Part, keys: Tensor, *, graph: bool) -> _Slopes:
     """The part's loss and its gradient at draws from the clients' posteriors; with ``graph``, it can be differentiated again."""
-    mean0, log_sd0 = posterior.vectors(prior)
-    shape = ((part.draws + 1) // 2, len(mean0))
-    noise = vmap(lambda seed: random.normal(seed, shape, mean0.dtype))(random.fold(keys, "weights"))
-    drawn = _pairs(mean0 + shift, torch.exp(log_sd0) * ratio, noise, part.draws, 1.0).requires_grad_()
-    rows = len(keys) * part.draws
-    fixed = [leaf.expand(rows, *leaf.shape).clone().requires_grad_() for leaf in _certain(prior)]
+    noise = _normal(random.fold(keys, "weights"), ((part.draws + 1) // 2, shift.shape[-1]), shift.dtype)
+    drawn = arithmetic.draw(gaussian, shift, ratio, noise, part.draws)
     drops = vmap(lambda seed: random.keys(seed, part.draws))(random.fold(keys, "dropout")).flatten()
+    together = len(drops) if pays(shift.shape[-1], keys.device) else 1
+    groups = [
+        _group(model, prior, drawn.flatten(0, 1)[rows], Batch(*(side[rows] for side in part.batch)), part.weights[rows], drops[rows], graph=graph)
+        for rows in (slice(begin, begin + together) for begin in range(0, len(drops), together))
+    ]
+    return _Slopes(noise, groups, _vector([group.by for group in groups], prior).view_as(drawn))
+
+
+def _group(model: Model, prior: Tree, drawn: Tensor, batch: Batch, weights: Tensor, drops: Tensor, *, graph: bool) -> _Group:
+    uncertain = tree.leaves(posterior.split(drawn, prior["log_sd"]))
+    certain = [leaf.expand(len(drawn), *leaf.shape).clone() for leaf in _certain(prior)]
+    leaves = [leaf.detach().requires_grad_() for leaf in (*uncertain, *certain)]
     with torch.enable_grad():
-        values = losses(model, _assembled(prior, drawn.flatten(0, 1), fixed), part.batch, drops)
-        return _Slopes(noise, [drawn, *fixed], gradient(values, part.weights, [drawn, *fixed], create_graph=graph), values)
+        values = losses(model, _assembled(prior, leaves), batch, drops)
+        return _Group(leaves, gradient(values, weights, leaves, create_graph=graph), values)
+
+
+def _vector(groups: list[list[Tensor]], prior: Tree) -> Tensor:
+    """The uncertain parameters of the groups' rows as vectors ``(C S, P)``."""
+    count = len(tree.leaves(prior["log_sd"]))
+    rows = [posterior.joined(leaves[:count]) for leaves in groups]
+    return rows[0].detach() if len(rows) == 1 else torch.cat(rows).detach()
+
+
+def _normal(keys: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Noise ``(C, ...)``, of one client after the other where that of one fills the cache."""
+    if math.prod(shape) < CACHED:
+        return vmap(lambda key: random.normal(key, shape, dtype))(keys)
+    return torch.stack([random.normal(key, shape, dtype) for key in keys])
 
 
 def _certain(prior: Tree) -> list[Tensor]:
@@ -114,30 +141,12 @@ def _certain(prior: Tree) -> list[Tensor]:
     return [leaf for path, leaf in tree.flatten(prior["mean"]).items() if path not in uncertain]
 
 
-def _assembled(prior: Tree, uncertain: Tensor, certain: list[Tensor]) -> Tree:
-    """Parameters from vectors of the uncertain ones ``(..., P)`` and the others."""
-    parts, rest = tree.flatten(posterior.split(uncertain, prior["log_sd"])), iter(certain)
-    return tree.unflatten({path: parts[path] if path in parts else next(rest) for path in tree.paths(prior["mean"])})
-
-
-def _pairs(mean: Tensor, along: Tensor, noise: Tensor, draws: int, sign: float) -> Tensor:
-    """``mean + sign along e`` for the first half of the draws, ``mean - sign along e`` for the second: ``(C, S, P)``."""
-    out, half, mean, along = mean.new_empty(len(mean), draws, mean.shape[-1]), noise.shape[1], mean.unsqueeze(1), along.unsqueeze(1)
-    torch.addcmul(mean, along, noise, value=sign, out=out[:, :half])
-    torch.addcmul(mean, along, noise[:, : draws - half], value=-sign, out=out[:, half:])
-    return out
-
-
-def _over_draws(slope: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """``sum g`` and ``sum +-g e`` over the draws of ``slope (C, S, P)``, ``(C, P)`` each."""
-    ahead, behind = slope.split([noise.shape[1], slope.shape[1] - noise.shape[1]], 1)
-    pairs = behind.shape[1]
-    along = _sum((ahead[:, :pairs] - behind).mul_(noise[:, :pairs]))
-    return _sum(slope), along if pairs == noise.shape[1] else along.addcmul_(ahead[:, -1], noise[:, -1])
-
-
-def _sum(draws: Tensor) -> Tensor:
-    return draws.squeeze(1) if draws.shape[1] == 1 else draws.sum(1)
+def _assembled(prior: Tree, leaves: list[Tensor]) -> Tree:
+    """Parameters from the uncertain ones in order and then the others."""
+    uncertain = list(tree.paths(prior["log_sd"]))
+    certain = [path for path in tree.paths(prior["mean"]) if path not in uncertain]
+    found = dict(zip([*uncertain, *certain], leaves, strict=True))
+    return tree.unflatten({path: found[path] for path in tree.paths(prior["mean"])})
 
 
 def _kl_slopes(log_sd: Tensor, shift: Tensor, ratio: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -147,35 +156,38 @@ def _kl_slopes(log_sd: Tensor, shift: Tensor, ratio: Tensor, weight: Tensor) -> 
 
 
 def _back(
-    prior: Tree, path: list[_Step], prox: Prox, query: _Slopes, kl: tuple[Tensor, Tensor, Tensor] | None, end: tuple[Tensor, Tensor]
+    prior: Tree,
+    gaussian: Prior,
+    path: list[tuple[_Slopes, Step]],
+    query: _Slopes,
+    ratio: Tensor,
+    kl: tuple[Tensor, Tensor, Tensor] | None,
 ) -> Tree:
     """The bars of the module's docstring from the last step to the first, and their sums over steps as derivatives by the prior."""
-    sd = torch.exp(posterior.vectors(prior)[1])
-    mean_bar, along = _over_draws(query.by[0], query.noise)
-    shift_bar, ratio_bar, sd_bar = mean_bar.clone(), sd * along, along.mul_(end[1])
-    fixed_bars = [slope.unflatten(0, (len(mean_bar), -1)).sum(1) for slope in query.by[1:]]
-    keep_bar, gain_bar = torch.zeros_like(shift_bar), torch.zeros_like(shift_bar)
+    bars, count = arithmetic.bars_of(gaussian, query.vector, query.noise, ratio), len(tree.leaves(prior["log_sd"]))
+    certain = _over_rows([group.by[count:] for group in query.groups], len(ratio))
     if kl is not None:
-        shift_bar, ratio_bar = shift_bar + kl[0], ratio_bar + kl[1]
-    for step in reversed(path):
-        lift_bar = ratio_bar.div_(step.reached + prox.lift / step.reached)
-        b_bar = lift_bar * step.reached
-        # the lift is 1 - k, so that its share belongs to k
-        keep_bar.addcmul_(shift_bar, step.lag).addcmul_(b_bar, step.ratio).sub_(lift_bar)
-        gain_bar.addcmul_(b_bar, step.descent, value=-1.0)
-        shift_bar, ratio_bar = shift_bar.mul_(prox.keep), prox.keep * b_bar
-        if not step.slopes.by[0].requires_grad:
+        bars.shift.add_(kl[0])
+        bars.ratio.add_(kl[1])
+    for slopes, step in reversed(path):
+        slope_bars = arithmetic.back(gaussian, step, bars, slopes.vector.shape[1])
+        if not slopes.groups[0].by[0].requires_grad:
             continue  # first order: gradients are constants
-        bars = _pairs(-shift_bar, b_bar.mul_(prox.gain), step.slopes.noise, step.slopes.leaves[0].shape[1], -1.0)
-        found = gradient(step.slopes.by[0], bars, step.slopes.leaves)
-        total, along = _over_draws(found[0], step.slopes.noise)
-        mean_bar.add_(total)
-        shift_bar.add_(total)
-        ratio_bar.addcmul_(sd, along)
-        sd_bar.addcmul_(along, step.ratio)
-        for bar, slope in zip(fixed_bars, found[1:], strict=True):
-            bar.add_(slope.unflatten(0, (len(mean_bar), -1)).sum(1))
-    by_log_sd = sd_bar.mul_(sd).addcmul_(2.0 * prox.keep * prox.lift, keep_bar).addcmul_(prox.gain * (2.0 * prox.lift - 1.0), gain_bar)
+        parts, begin, found = tree.leaves(posterior.split(slope_bars.flatten(0, 1), prior["log_sd"])), 0, []
+        for group in slopes.groups:
+            rows = slice(begin, begin + len(group.values))
+            found.append(gradient(group.by[:count], [part[rows] for part in parts], group.leaves))
+            begin = rows.stop
+        arithmetic.absorb(gaussian, step, _vector(found, prior).view_as(slope_bars), bars)
+        more = _over_rows([leaves[count:] for leaves in found], len(ratio))
+        certain = [bar + one for bar, one in zip(certain, more, strict=True)]
+    by_log_sd = arithmetic.by_log_sd(gaussian, bars)
     if kl is not None:
         by_log_sd.add_(kl[2])
-    return {"mean": _assembled(prior, mean_bar, fixed_bars), "log_sd": posterior.split(by_log_sd, prior["log_sd"])}
+    means = tree.leaves(posterior.split(bars.mean, prior["log_sd"]))
+    return {"mean": _assembled(prior, [*means, *certain]), "log_sd": posterior.split(by_log_sd, prior["log_sd"])}
+
+
+def _over_rows(groups: list[list[Tensor]], clients: int) -> list[Tensor]:
+    """Sums ``(C, ...)`` over the draws."""
+    return [torch.cat(parts).view(clients, -1, *parts[0].shape[1:]).sum(1) for parts in zip(*groups, strict=True)]

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from functools import lru_cache, reduce
 
 import torch
+from torch import Tensor
 from torch.func import vmap
 
 from metabayfl import random, tree
@@ -18,6 +19,7 @@ from metabayfl.algorithms.side_by_side import WIDE
 from metabayfl.batches import examples
 from metabayfl.engine.tasks import Block
 from metabayfl.types import Algorithm, Batch, Key, Message, Model, Task, Tree
+
 
 def messages(algorithm: Algorithm, meta: Tree, block: Block) -> Message:
     """The messages of a block as the server decodes them, stacked along ``C``."""
