@@ -116,6 +116,7 @@ class Model(NamedTuple):
     dense: DenseLayer | None  # None where the body has no dense layer
     likelihood: Likelihood
     head: Callable[[Tree, Tensor], Tensor]  # head tree, features (N, M) -> (N, O): what ``apply`` puts on the features
+    stacks: bool = False  # whether ``apply`` also takes clients side by side, every argument with an axis C in front: faster than ``vmap(apply)``
 
 
 class Codec(NamedTuple):

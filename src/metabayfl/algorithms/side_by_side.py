@@ -43,7 +43,8 @@ def _copies(leaf: Tensor, count: int) -> Tensor:
 def losses(model: Model, params: Tree, batch: Batch, keys: Tensor) -> Tensor:
     """Negative log likelihoods ``(C, N)`` in nats of every client's examples, padding included, with dropout from the keys ``(C,)``."""
     if len(keys) > 1 and pays(tree.size(params) // len(keys), keys.device):
-        return model.likelihood.loss(vmap(model.apply)(params, batch.x, keys), batch.y)
+        apply = model.apply if model.stacks else vmap(model.apply)
+        return model.likelihood.loss(apply(params, batch.x, keys), batch.y)
     rows = zip(*(_rows(leaf) for leaf in tree.leaves(params)), strict=True)
     alone = [model.apply(tree.like(params, row), x, key) for row, x, key in zip(rows, batch.x, keys, strict=True)]
     return model.likelihood.loss(torch.stack(alone), batch.y)

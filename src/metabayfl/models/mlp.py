@@ -6,11 +6,11 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from metabayfl import random
 from metabayfl.errors import ConfigError
-from metabayfl.models.model import assemble, layer
+from metabayfl.models import model
+from metabayfl.models.model import assemble, dense, layer
 from metabayfl.types import DenseLayer, Key, Kind, Model, Tree
 
 
@@ -47,20 +47,20 @@ def mlp(
         return {f"dense{i}": layer(random.fold(key, i), (widths[i + 1], widths[i])) for i in range(len(hidden))}
 
     def features(body: Tree, x: Tensor, key: Key | None) -> Tensor:
-        flat = x.flatten(1).clamp(-clip, clip) if clip else x.flatten(1)
+        flat = x.flatten(body["dense0"]["weight"].ndim - 1)
+        flat = flat.clamp(-clip, clip) if clip else flat
         out = flat
         for i in range(last):
-            out = torch.relu(linear(out, body[f"dense{i}"]["weight"], body[f"dense{i}"]["bias"]))
-        out = random.dropout(out, key, dropout)
-        out = linear(out, body[f"dense{last}"]["weight"], body[f"dense{last}"]["bias"])
+            out = torch.relu(dense(body[f"dense{i}"], out))
+        out = dense(body[f"dense{last}"], model.dropout(out, key, dropout))
         return torch.cat([out, flat], -1) if skip else out
 
     def activation(values: Tensor) -> Tensor:
         return torch.cat([torch.relu(values[..., : hidden[-1]]), values[..., hidden[-1] :]], -1)
 
-    dense = DenseLayer(f"dense{last}", channels=widths[last], space=1)
+    widest = DenseLayer(f"dense{last}", channels=widths[last], space=1)
     width = hidden[-1] + (widths[0] if skip else 0)
-    return assemble("mlp", kind, outputs, width, init_body, features, dense, activation if skip else torch.relu)
+    return assemble("mlp", kind, outputs, width, init_body, features, widest, activation if skip else torch.relu, stacks=True)
 
 
 def _check_options(hidden: tuple[int, ...], dropout: float, skip: bool, clip: float) -> None:

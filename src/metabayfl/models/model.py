@@ -27,6 +27,28 @@ def layer(key: Key, shape: tuple[int, ...]) -> Tree:
     }
 
 
+def dense(params: Tree, x: Tensor) -> Tensor:
+    """``x (N, I)`` through a linear layer, or ``(C, N, I)`` through a layer of each client's own, ``weight (C, O, I)``.
+
+    Example:
+        >>> layers = {"weight": torch.ones(7, 2, 3), "bias": torch.zeros(7, 2)}
+        >>> tuple(dense(layers, torch.ones(7, 5, 3)).shape)
+        (7, 5, 2)
+    """
+    weight, bias = params["weight"], params["bias"]
+    if weight.ndim == 2:
+        return torch.nn.functional.linear(x, weight, bias)
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+
+
+def dropout(x: Tensor, key: Key | None, rate: float) -> Tensor:
+    """:func:`metabayfl.random.dropout`, or a mask for each client from keys ``(C,)``."""
+    if key is None or key.ndim == 0 or rate == 0.0:
+        return random.dropout(x, key, rate)
+    masked: Tensor = torch.func.vmap(lambda part, one: random.dropout(part, one, rate))(x, key)
+    return masked
+
+
 def assemble(
     name: str,
     kind: Kind,
@@ -34,13 +56,15 @@ def assemble(
     width: int,
     init_body: Callable[[Key], Tree],
     features: Callable[[Tree, Tensor, Key | None], Tensor],
-    dense: DenseLayer | None,
+    widest: DenseLayer | None,
     activation: Callable[[Tensor], Tensor] = torch.relu,
+    *,
+    stacks: bool = False,
 ) -> Model:
     """A model from a body: ``outputs = head(activation(features))``.
 
     In regression the head holds a ``log_scale`` per target beside its weights, the noise that every input shares, and the outputs are the
-    means followed by it.
+    means followed by it. ``stacks`` says that ``features`` takes clients' bodies, inputs and keys stacked along a leading axis as well.
     """
 
     def init(key: Key) -> Tree:
@@ -50,13 +74,13 @@ def assemble(
         return {"body": init_body(random.fold(key, "body")), "head": head}
 
     def head(params: Tree, values: Tensor) -> Tensor:
-        out = torch.nn.functional.linear(activation(values), params["weight"], params["bias"])
-        return torch.cat([out, params["log_scale"].expand_as(out)], -1) if kind == "regression" else out
+        out = dense(params, activation(values))
+        return torch.cat([out, params["log_scale"].unsqueeze(-2).expand_as(out)], -1) if kind == "regression" else out
 
     def apply(params: Tree, x: Tensor, key: Key | None) -> Tensor:
         return head(params["head"], features(params["body"], x, key))
 
-    return Model(name, kind, outputs, width, init, features, apply, dense, likelihood(kind), head)
+    return Model(name, kind, outputs, width, init, features, apply, widest, likelihood(kind), head, stacks)
 
 
 def augmented(model: Model, augment: Callable[[Tensor, Key], Tensor]) -> Model:
@@ -68,4 +92,4 @@ def augmented(model: Model, augment: Callable[[Tensor, Key], Tensor]) -> Model:
     def apply(params: Tree, x: Tensor, key: Key | None) -> Tensor:
         return model.apply(params, x if key is None else augment(x, key), key)
 
-    return model._replace(features=features, apply=apply)
+    return model._replace(features=features, apply=apply, stacks=False)
