@@ -73,20 +73,14 @@ def join(part: Tree) -> Tensor:
     """All leaves as one vector ``(P,)``: one long operation is faster under ``vmap`` than one for each leaf.
 
     Matrices go column by column: a dense layer multiplies by its weight's transpose, and MKL's batched product is up to four times slower on draws
-    that are stored by rows. Kernels of images go with their channels last, the order in which pooling is fast.
+    that are stored by rows.
     """
     return joined([leaf.unsqueeze(0) for leaf in tree.leaves(part)]).squeeze(0)
 
 
 def joined(leaves: list[Tensor]) -> Tensor:
     """:func:`join` of leaves that have a leading axis of rows: ``(rows, P)``."""
-    return torch.cat([_ordered(leaf).reshape(len(leaf), -1) for leaf in leaves], -1)
-
-
-def _ordered(leaf: Tensor) -> Tensor:
-    if leaf.ndim == 5:
-        return leaf.movedim(2, -1)
-    return leaf.mT if leaf.ndim == 3 else leaf
+    return torch.cat([(leaf.mT if leaf.ndim == 3 else leaf).reshape(len(leaf), -1) for leaf in leaves], -1)
 
 
 def split(vectors: Tensor, like: Tree) -> Tree:
@@ -102,10 +96,9 @@ def split(vectors: Tensor, like: Tree) -> Tree:
 
 
 def _shaped(piece: Tensor, leaf: Tensor) -> Tensor:
-    lead = piece.shape[:-1]
-    if leaf.ndim == 4:
-        return piece.reshape(*lead, leaf.shape[0], *leaf.shape[2:], leaf.shape[1]).movedim(-1, len(lead) + 1)
-    return piece.reshape(*lead, *reversed(leaf.shape)).mT if leaf.ndim == 2 else piece.reshape(*lead, *leaf.shape)
+    if leaf.ndim != 2:
+        return piece.reshape(*piece.shape[:-1], *leaf.shape)
+    return piece.reshape(*piece.shape[:-1], *reversed(leaf.shape)).mT
 
 
 def vectors(posterior: Tree) -> tuple[Tensor, Tensor]:
@@ -228,8 +221,8 @@ class _Root(torch.autograd.Function):
 
     @staticmethod
     def forward(b: Tensor, c: Tensor) -> Tensor:
-        larger = (b * b).add_(c, alpha=4.0).sqrt_().add_(b.abs()).mul_(0.5)
-        return larger.reciprocal_().mul_(c).add_(b.clamp(min=0.0))
+        inverse = (b * b).add_(c, alpha=4.0).sqrt_().add_(b.abs()).reciprocal_()
+        return torch.addcmul(b.clamp(min=0.0), c, inverse, value=2.0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:

@@ -103,7 +103,7 @@ def run_cohort(
     meta: Tree,
 ) -> Aggregate:
     """The cohort's aggregate: strategy down as clients decode it, messages in chunks, sums inside each chunk."""
-    seen = cohort.arranged(algorithm.down.round_trip(meta, None))
+    seen = cohort.by_columns(algorithm.down.round_trip(meta, None))
     device = torch.device(options.device)
     pays = side_by_side.pays(tree.size(seen), device)
     limit = options.chunk or (cohort.chunk_limit(tree.size(seen), 1) if pays else 1)

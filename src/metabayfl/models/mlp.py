@@ -10,7 +10,7 @@ from torch import Tensor
 from metabayfl import random
 from metabayfl.errors import ConfigError
 from metabayfl.models import model
-from metabayfl.models.model import assemble, dense, layer
+from metabayfl.models.model import assemble, layer, linear
 from metabayfl.types import DenseLayer, Key, Kind, Model, Tree
 
 
@@ -51,16 +51,16 @@ def mlp(
         flat = flat.clamp(-clip, clip) if clip else flat
         out = flat
         for i in range(last):
-            out = torch.relu(dense(body[f"dense{i}"], out))
-        out = dense(body[f"dense{last}"], model.dropout(out, key, dropout))
+            out = torch.relu(linear(body[f"dense{i}"], out))
+        out = linear(body[f"dense{last}"], model.dropout(out, key, dropout))
         return torch.cat([out, flat], -1) if skip else out
 
     def activation(values: Tensor) -> Tensor:
         return torch.cat([torch.relu(values[..., : hidden[-1]]), values[..., hidden[-1] :]], -1)
 
-    widest = DenseLayer(f"dense{last}", channels=widths[last], space=1)
+    dense = DenseLayer(f"dense{last}", channels=widths[last], space=1)
     width = hidden[-1] + (widths[0] if skip else 0)
-    return assemble("mlp", kind, outputs, width, init_body, features, widest, activation if skip else torch.relu, stacks=True)
+    return assemble("mlp", kind, outputs, width, init_body, features, dense, activation if skip else torch.relu, stacks=True)
 
 
 def _check_options(hidden: tuple[int, ...], dropout: float, skip: bool, clip: float) -> None:

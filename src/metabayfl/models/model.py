@@ -27,12 +27,12 @@ def layer(key: Key, shape: tuple[int, ...]) -> Tree:
     }
 
 
-def dense(params: Tree, x: Tensor) -> Tensor:
+def linear(params: Tree, x: Tensor) -> Tensor:
     """``x (N, I)`` through a linear layer, or ``(C, N, I)`` through a layer of each client's own, ``weight (C, O, I)``.
 
     Example:
         >>> layers = {"weight": torch.ones(7, 2, 3), "bias": torch.zeros(7, 2)}
-        >>> tuple(dense(layers, torch.ones(7, 5, 3)).shape)
+        >>> tuple(linear(layers, torch.ones(7, 5, 3)).shape)
         (7, 5, 2)
     """
     weight, bias = params["weight"], params["bias"]
@@ -56,7 +56,7 @@ def assemble(
     width: int,
     init_body: Callable[[Key], Tree],
     features: Callable[[Tree, Tensor, Key | None], Tensor],
-    widest: DenseLayer | None,
+    dense: DenseLayer | None,
     activation: Callable[[Tensor], Tensor] = torch.relu,
     *,
     stacks: bool = False,
@@ -74,13 +74,13 @@ def assemble(
         return {"body": init_body(random.fold(key, "body")), "head": head}
 
     def head(params: Tree, values: Tensor) -> Tensor:
-        out = dense(params, activation(values))
+        out = linear(params, activation(values))
         return torch.cat([out, params["log_scale"].unsqueeze(-2).expand_as(out)], -1) if kind == "regression" else out
 
     def apply(params: Tree, x: Tensor, key: Key | None) -> Tensor:
         return head(params["head"], features(params["body"], x, key))
 
-    return Model(name, kind, outputs, width, init, features, apply, widest, likelihood(kind), head, stacks)
+    return Model(name, kind, outputs, width, init, features, apply, dense, likelihood(kind), head, stacks)
 
 
 def augmented(model: Model, augment: Callable[[Tensor, Key], Tensor]) -> Model:
