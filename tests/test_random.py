@@ -61,6 +61,21 @@ def test_a_prefix_is_the_shorter_draw_and_vmap_is_the_loop(draw, dtype: torch.dt
     assert torch.equal(together, torch.stack([draw(key, (7,), dtype) for key in keys]))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [1, random.RUN, random.RUN + 1, 2 * random.RUN, 3 * random.RUN - 1, 5 * random.RUN + 7])
+def test_normal_numbers_stay_where_they_are_in_longer_draws(count: int, dtype: torch.dtype) -> None:
+    assert torch.equal(random.normal(KEY, (count,), dtype), random.normal(KEY, (6 * random.RUN,), dtype)[:count])
+
+
+def test_cosines_and_sines_of_the_same_hashes_are_independent() -> None:
+    pairs = random.normal(KEY, (100 * 2 * random.RUN,)).double().view(100, 2, random.RUN)
+    left, right = (pairs[:, part].flatten().numpy() for part in (0, 1))
+    for one, other in ((left, right), (left**2, right**2)):
+        assert abs(np.corrcoef(one, other)[0, 1]) < 4 / math.sqrt(len(left))
+    table = np.histogram2d(stats.norm.cdf(left), stats.norm.cdf(right), 16, [(0, 1), (0, 1)])[0]
+    assert stats.chi2_contingency(table).pvalue > 1e-3
+
+
 def test_keep_has_the_prefix_property_and_is_vmapped_to_the_bit() -> None:
     assert torch.equal(random.keep(KEY, (5, 3), 0.5), random.keep(KEY, (9, 3), 0.5)[:5])
     keys = random.keys(KEY, 5)

@@ -46,7 +46,7 @@ def test_vectorised_equals_looped_for_every_algorithm(name: str, weighting: str,
 
 @pytest.mark.parametrize("name", sorted(name for name in ALGORITHMS if _algorithm(name).objective is not None))
 def test_one_pass_for_the_cohort_equals_the_sum_of_the_clients(name: str, federation: Federation) -> None:
-    algorithm = _algorithm(name)._replace(up=compression.exact(), down=compression.exact())
+    algorithm = _algorithm(name)._replace(up=compression.exact(), down=compression.exact(), clients=None)
     assert cohort.takes_one_pass(algorithm, aggregators.weighted_mean())
     _assert_equal(_run(algorithm, federation, TrainOptions()), _run(algorithm._replace(objective=None), federation, TrainOptions()))
 
@@ -54,6 +54,13 @@ def test_one_pass_for_the_cohort_equals_the_sum_of_the_clients(name: str, federa
 def test_chunks_change_nothing(federation: Federation) -> None:
     algorithm = _algorithm("fedavg")
     _assert_equal(_run(algorithm, federation, TrainOptions(chunk=1)), _run(algorithm, federation, TrainOptions(chunk=100)))
+
+
+def test_the_total_of_partials_leaves_them_as_they_are() -> None:
+    parts = [{"update": torch.full((2,), float(number))} for number in (1, 2, 4)]
+    for count, expected in ((1, 1.0), (2, 3.0), (3, 7.0)):
+        assert cohort.total(iter(parts[:count]))["update"].tolist() == [expected] * 2
+    assert [float(part["update"][0]) for part in parts] == [1.0, 2.0, 4.0]
 
 
 def _first_client() -> aggregators.Combine:

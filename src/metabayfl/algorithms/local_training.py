@@ -20,6 +20,7 @@ from metabayfl.algorithms.side_by_side import copies, gradient, losses, shares
 from metabayfl.batches import everything, minibatches
 from metabayfl.errors import ConfigError
 from metabayfl.losses import mean_loss
+from metabayfl.models.order import channels_last
 from metabayfl.optimizers import Optimizer, server
 from metabayfl.types import Algorithm, Batch, Key, Message, Metrics, Model, Prediction, Task, Tree
 
@@ -151,8 +152,8 @@ def _descend(rate: float, leaf: Tensor, slope: Tensor) -> Tensor:
 
 
 def _less(leaf: Tensor, own: Tensor) -> Tensor:
-    """``leaf - own`` where ``own`` was, which nobody needs any more."""
-    return torch.sub(leaf, own, out=own)
+    """``leaf - own`` where ``own`` was, which nobody needs any more; a client that took no step still has the strategy itself."""
+    return torch.sub(leaf, own, out=None if own.data_ptr() == leaf.data_ptr() else own)
 
 
 def _on(loss: Loss, part: Batch, noise: Key, params: Tree) -> Tensor:
@@ -189,7 +190,7 @@ def point_predict(model: Model) -> Callable[[Tree, Tensor, Key], Prediction]:
     """``predict`` of a posterior that is one set of parameters: no epistemic part, no dropout."""
 
     def predict(posterior: Tree, x: Tensor, key: Key) -> Prediction:
-        return model.likelihood.predict(model.apply(posterior, x, None))
+        return model.likelihood.predict(model.apply(channels_last(posterior), x, None))
 
     return predict
 

@@ -28,6 +28,7 @@ from metabayfl.generators import GENERATORS, Generator
 from metabayfl.heads import Head, conjugate_classification, conjugate_regression, evidence, remember
 from metabayfl.losses import masked_mean
 from metabayfl.meta_gradient import Objective, gradient_client
+from metabayfl.models.order import channels_last
 from metabayfl.optimizers import adam, linear_tail, server
 from metabayfl.types import Algorithm, Batch, Key, Metrics, Model, Prediction, Task, Tree
 
@@ -117,7 +118,7 @@ def meta_bayfl(
         return _posterior(head, grown, meta["head"], memory, evidence.grid(grid_u, grid_v, memory["features"]))
 
     def predict(posterior: Tree, x: Tensor, key: Key) -> Prediction:
-        features = model.features(posterior["body"], x, None)
+        features = model.features(channels_last(posterior["body"]), x, None)
         return head.predict(posterior["prior"], posterior["statistics"], posterior["evidence"], features, key)
 
     client, codecs = gradient_client(objective), (_codec(down), _codec(up))
@@ -158,7 +159,7 @@ def _weighed(head: Head, prior: Tree, statistics: Tree, memory: Tree, points: Tr
 def _memory(model: Model, body: Tree, batch: Batch, key: Key | None) -> Tree:
     """Features of the real examples. Padding is emptied first: an infinite activation would spoil the weights' gradient even under a mask."""
     real = (batch.mask > 0).view(-1, *[1] * (batch.x.ndim - 1))
-    return remember(model.features(body, torch.where(real, batch.x, torch.zeros_like(batch.x)), key), batch.y, batch.mask)
+    return remember(model.features(channels_last(body), torch.where(real, batch.x, torch.zeros_like(batch.x)), key), batch.y, batch.mask)
 
 
 def _real_first(batch: Batch) -> Batch:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from metabayfl import tree
+from metabayfl.models.order import channels_last
 from metabayfl.types import Batch, Model, Tree
 
 WIDE = 2**18
@@ -46,7 +47,7 @@ def losses(model: Model, params: Tree, batch: Batch, keys: Tensor) -> Tensor:
         apply = model.apply if model.stacks else vmap(model.apply)
         return model.likelihood.loss(apply(params, batch.x, keys), batch.y)
     rows = zip(*(_rows(leaf) for leaf in tree.leaves(params)), strict=True)
-    alone = [model.apply(tree.like(params, row), x, key) for row, x, key in zip(rows, batch.x, keys, strict=True)]
+    alone = [model.apply(channels_last(tree.like(params, row)), x, key) for row, x, key in zip(rows, batch.x, keys, strict=True)]
     return model.likelihood.loss(torch.stack(alone), batch.y)
 
 
