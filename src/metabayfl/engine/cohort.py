@@ -1,7 +1,7 @@
 """One cohort's work: a block of clients in, one summable partial out.
 
-Three ways to the same numbers: one backward pass for the whole block where only a sum is needed, ``vmap`` over clients, or a loop over clients
-(``vectorise=False``) for debugging and for modules that cannot be vectorised.
+Four ways to the same numbers: the algorithm's own function for a block, one backward pass for the whole block where only a sum is needed, ``vmap``
+over clients, or a loop over clients (``vectorise=False``) for debugging and for modules that cannot be vectorised.
 """
 
 from __future__ import annotations
@@ -102,14 +102,16 @@ def by_columns(meta: Tree) -> Tree:
     return tree.map(lambda leaf: leaf.t().contiguous().t() if leaf.ndim == 2 else leaf, meta) if tree.size(meta) < WIDE else meta
 
 
-def chunk_limit(model_numbers: int, inner_steps: int, budget: int = 2**29) -> int:
-    """How many clients fit one vectorised call: a client needs some eight copies of its weights a step, within ``budget`` bytes.
+def chunk_limit(strategy_numbers: int, budget: int = 2**26) -> int:
+    """How many clients one vectorised call takes: eight copies of the strategy for each within ``budget`` bytes.
+
+    Inner loops keep several times as much; more clients would still fit a machine's memory, but are no faster than these.
 
     Example:
-        >>> chunk_limit(2_410, 1) > 256, chunk_limit(50_890, 5)
-        (True, 65)
+        >>> chunk_limit(2_410), chunk_limit(50_890)
+        (870, 41)
     """
-    return max(1, budget // (32 * model_numbers * max(inner_steps, 1)))
+    return max(1, budget // (32 * strategy_numbers))
 
 
 def call_cost(model: Model) -> int:

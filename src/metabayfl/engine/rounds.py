@@ -106,7 +106,7 @@ def run_cohort(
     seen = cohort.by_columns(algorithm.down.round_trip(meta, None))
     device = torch.device(options.device)
     pays = side_by_side.pays(tree.size(seen), device)
-    limit = options.chunk or (cohort.chunk_limit(tree.size(seen), 1) if pays else 1)
+    limit = options.chunk or (cohort.chunk_limit(tree.size(seen)) if pays else 1)
     names = tasks.client_keys(key, clients, positions)
     sizes = np.minimum(clients.sizes[positions], options.task_samples or np.inf).astype(np.int64)
     blocks = (
