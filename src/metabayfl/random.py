@@ -122,7 +122,7 @@ def keep(key: Key, shape: tuple[int, ...], rate: float) -> Tensor:
     """A boolean mask that keeps each element with probability ``1 - rate`` to 2^-16: four 16-bit draws a hash, for dropout."""
     count = math.prod(shape)
     raw = bits(key, (-(-count // 4),))
-    lanes = torch.stack([_shift(raw, lane) & 0xFFFF for lane in (48, 32, 16)] + [raw & 0xFFFF], dim=-1)
+    lanes = (raw.unsqueeze(-1) >> torch.arange(48, -1, -16, device=key.device)).bitwise_and_(0xFFFF)
     return (lanes.flatten()[:count] >= round(rate * 2**16)).view(shape)
 
 
