@@ -17,6 +17,9 @@ from metabayfl.types import Algorithm, Key, Tree
 ROWS = 100
 """A predict call that is timed has at most so many samples."""
 
+LEAST, SECONDS = 3, 0.5
+"""No more clients are timed once so many have been and so much time is gone."""
+
 
 class Timings(NamedTuple):
     """Medians over clients of wall time, one client at a time as on a device."""
@@ -26,19 +29,20 @@ class Timings(NamedTuple):
 
 
 def timings(algorithm: Algorithm, meta: Tree, clients: Clients, key: Key, *, most: int = 20) -> Timings:
-    """Time the first ``most`` clients, after the first of them has run once untimed to warm up.
+    """Time the first clients, right after :func:`~metabayfl.evaluation.heldout.evaluate`, which has warmed up what there is to warm up.
 
     Args:
         algorithm: its ``adapt`` and ``predict`` are timed.
         meta: the trained strategy, on the device to time.
         clients: held-out clients.
         key: the noise, as in :func:`~metabayfl.evaluation.heldout.evaluate`.
-        most: how many clients are enough.
+        most: how many clients are enough; slow ones need fewer.
     """
-    received = algorithm.down.round_trip(meta, None)
-    count = min(most, len(clients.ids))
-    order = [0, *range(count)]
-    pairs = [_client(algorithm, received, clients, at, key) for at in order][1:]
+    received, begun, pairs = algorithm.down.round_trip(meta, None), time.perf_counter(), list[tuple[float, float]]()
+    for at in range(min(most, len(clients.ids))):
+        if at >= LEAST and time.perf_counter() - begun > SECONDS:
+            break
+        pairs.append(_client(algorithm, received, clients, at, key))
     return Timings(statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs))
 
 
