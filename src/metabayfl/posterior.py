@@ -78,9 +78,9 @@ def join(part: Tree) -> Tensor:
     return joined([leaf.unsqueeze(0) for leaf in tree.leaves(part)]).squeeze(0)
 
 
-def joined(leaves: list[Tensor]) -> Tensor:
-    """:func:`join` of leaves that have a leading axis of rows: ``(rows, P)``."""
-    return torch.cat([(leaf.mT if leaf.ndim == 3 else leaf).reshape(len(leaf), -1) for leaf in leaves], -1)
+def joined(leaves: list[Tensor], out: Tensor | None = None) -> Tensor:
+    """:func:`join` of leaves that have a leading axis of rows: ``(rows, P)``, written to ``out`` where it is given."""
+    return torch.cat([(leaf.mT if leaf.ndim == 3 else leaf).reshape(len(leaf), -1) for leaf in leaves], -1, out=out)
 
 
 def split(vectors: Tensor, like: Tree) -> Tree:

@@ -22,6 +22,9 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 RUN = 1024
 """Half of the normal numbers that are drawn together: small, so that few are drawn in vain, and long enough for whole vectors at once."""
 
+BLOCK = 64 * RUN
+"""Normal numbers that are made at a time: their hashes stay in a core's cache."""
+
 
 def _shift(z: Tensor, bits: int) -> Tensor:
     """Logical right shift: torch shifts int64 arithmetically, so the copies of the sign are masked away."""
@@ -73,13 +76,13 @@ def keys(key: Key, count: int) -> Tensor:
     return bits(key, (count,))
 
 
-def bits(key: Key, shape: tuple[int, ...]) -> Tensor:
-    """Hashes, int64, uniform over all 64-bit patterns."""
-    counter = torch.arange(1, math.prod(shape) + 1, device=key.device, dtype=torch.int64)
+def bits(key: Key, shape: tuple[int, ...], start: int = 0) -> Tensor:
+    """Hashes, int64, uniform over all 64-bit patterns; the ``start``-th and those after it."""
+    counter = torch.arange(start + 1, start + math.prod(shape) + 1, device=key.device, dtype=torch.int64)
     return _mix(_mix(key) + counter * _GOLDEN).view(shape)
 
 
-def uniform(key: Key, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+def uniform(key: Key, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, start: int = 0) -> Tensor:
     """Uniform on the open interval (0, 1): 23 random bits in float32, 52 in float64, so that the half step stays exact.
 
     Example:
@@ -88,7 +91,7 @@ def uniform(key: Key, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
         True
     """
     digits = 52 if dtype == torch.float64 else 23
-    return _shift(bits(key, shape), 64 - digits).to(dtype).add_(0.5).mul_(2.0**-digits)
+    return _shift(bits(key, shape, start), 64 - digits).to(dtype).add_(0.5).mul_(2.0**-digits)
 
 
 def normal(key: Key, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -97,22 +100,27 @@ def normal(key: Key, shape: tuple[int, ...], dtype: torch.dtype = torch.float32)
     A hash gives two numbers, its cosine's and its sine's; in every run of ``2 RUN`` numbers the cosines come first, however many follow.
     """
     count = math.prod(shape)
+    parts = [_normal(key, first, min(BLOCK, count - first), dtype) for first in range(0, max(count, 1), BLOCK)]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(shape)
+
+
+def _normal(key: Key, first: int, count: int, dtype: torch.dtype) -> Tensor:
+    """Number ``first``, where a run begins, and those after it."""
     runs, rest = divmod(count, 2 * RUN)
-    paired = runs * RUN + max(rest - RUN, 0)
-    radius, angle = _polar(key, runs * RUN + min(rest, RUN), dtype)
+    whole, paired = runs * RUN, runs * RUN + max(rest - RUN, 0)
+    radius, angle = _polar(key, first // 2, whole + min(rest, RUN), dtype)
     sines = angle[:paired].sin().mul_(radius[:paired])
     cosines = angle.cos_().mul_(radius)
-    whole = runs * RUN
     full = torch.cat([part[:whole].view(runs, RUN) for part in (cosines, sines)], 1)
-    return torch.cat([full.view(-1), cosines[whole:], sines[whole:]]).view(shape)
+    return torch.cat([full.view(-1), cosines[whole:], sines[whole:]]) if rest else full.view(-1)
 
 
-def _polar(key: Key, count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _polar(key: Key, first: int, count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Radius and angle ``(count,)`` of points that are standard normal in the plane."""
     if dtype == torch.float64:
-        radius, angle = (uniform(fold(key, part), (count,), dtype) for part in (1, 2))
+        radius, angle = (uniform(fold(key, part), (count,), dtype, first) for part in (1, 2))
     else:
-        raw = bits(key, (count,))
+        raw = bits(key, (count,), first)
         radius = _shift(raw, 41).to(dtype).add_(0.5).mul_(2.0**-23)
         angle = raw.bitwise_and_(0xFFFFFF).to(dtype).mul_(2.0**-24)
     return radius.log_().mul_(-2.0).sqrt_(), angle.mul_(2.0 * math.pi)

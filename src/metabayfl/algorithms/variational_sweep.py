@@ -109,7 +109,7 @@ def _slopes(model: Model, prior: Tree, gaussian: Prior, shift: Tensor, ratio: Te
         _group(model, prior, drawn.flatten(0, 1)[rows], Batch(*(side[rows] for side in part.batch)), part.weights[rows], drops[rows], graph=graph)
         for rows in (slice(begin, begin + together) for begin in range(0, len(drops), together))
     ]
-    return _Slopes(noise, groups, _vector([group.by for group in groups], prior).view_as(drawn))
+    return _Slopes(noise, groups, _vector([group.by for group in groups], prior, drawn))
 
 
 def _group(model: Model, prior: Tree, drawn: Tensor, batch: Batch, weights: Tensor, drops: Tensor, *, graph: bool) -> _Group:
@@ -121,18 +121,22 @@ def _group(model: Model, prior: Tree, drawn: Tensor, batch: Batch, weights: Tens
         return _Group(leaves, gradient(values, weights, leaves, create_graph=graph), values)
 
 
-def _vector(groups: list[list[Tensor]], prior: Tree) -> Tensor:
-    """The uncertain parameters of the groups' rows as vectors ``(C S, P)``."""
-    count = len(tree.leaves(prior["log_sd"]))
-    rows = [posterior.joined(leaves[:count]) for leaves in groups]
-    return rows[0].detach() if len(rows) == 1 else torch.cat(rows).detach()
+def _vector(groups: list[list[Tensor]], prior: Tree, like: Tensor) -> Tensor:
+    """The uncertain parameters of the groups' rows as vectors in the shape ``(C, S, P)`` of ``like``."""
+    count, begin, out = len(tree.leaves(prior["log_sd"])), 0, torch.empty_like(like)
+    for leaves in groups:
+        end = begin + len(leaves[0])
+        posterior.joined([leaf.detach() for leaf in leaves[:count]], out.flatten(0, 1)[begin:end])
+        begin = end
+    return out
 
 
 def _normal(keys: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
     """Noise ``(C, ...)``, of one client after the other where that of one fills the cache."""
     if math.prod(shape) < CACHED:
         return vmap(lambda key: random.normal(key, shape, dtype))(keys)
-    return torch.stack([random.normal(key, shape, dtype) for key in keys])
+    each = [random.normal(key, shape, dtype) for key in keys]
+    return torch.stack(each) if len(each) > 1 else each[0].unsqueeze(0)
 
 
 def _certain(prior: Tree) -> list[Tensor]:
@@ -178,7 +182,7 @@ def _back(
             rows = slice(begin, begin + len(group.values))
             found.append(gradient(group.by[:count], [part[rows] for part in parts], group.leaves))
             begin = rows.stop
-        arithmetic.absorb(gaussian, step, _vector(found, prior).view_as(slope_bars), bars)
+        arithmetic.absorb(gaussian, step, _vector(found, prior, slope_bars), bars)
         more = _over_rows([leaves[count:] for leaves in found], len(ratio))
         certain = [bar + one for bar, one in zip(certain, more, strict=True)]
     by_log_sd = arithmetic.by_log_sd(gaussian, bars)
