@@ -67,6 +67,14 @@ def test_normal_numbers_stay_where_they_are_in_longer_draws(count: int, dtype: t
     assert torch.equal(random.normal(KEY, (count,), dtype), random.normal(KEY, (6 * random.RUN,), dtype)[:count])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_block_of_normal_numbers_follows_on_the_one_before(dtype: torch.dtype) -> None:
+    long = random.normal(KEY, (2 * random.BLOCK + 5,), dtype)
+    for count in (random.BLOCK, random.BLOCK + 3, 2 * random.BLOCK + 1):
+        assert torch.equal(random.normal(KEY, (count,), dtype), long[:count])
+    assert len(torch.unique(long)) > 0.99 * len(long)
+
+
 def test_cosines_and_sines_of_the_same_hashes_are_independent() -> None:
     pairs = random.normal(KEY, (100 * 2 * random.RUN,)).double().view(100, 2, random.RUN)
     left, right = (pairs[:, part].flatten().numpy() for part in (0, 1))

@@ -16,6 +16,7 @@ from torch import Tensor
 from metabayfl import compression, posterior, random
 from metabayfl.algorithms.inner import query_metrics
 from metabayfl.algorithms.local_training import require
+from metabayfl.algorithms.side_by_side import query_message
 from metabayfl.algorithms.variational import Steps, expected_loss, variational
 from metabayfl.algorithms.variational_sweep import sweep
 from metabayfl.batches import examples
@@ -93,9 +94,7 @@ def mean_field(
         return loss + meta_kl / count * posterior.kl(adapted, meta) if meta_kl else loss, query_metrics(loss, task.query)
 
     def clients(meta: Tree, tasks: Task, keys: Tensor) -> Message:
-        update, loss = sweep(model, meta, tasks, keys, inner, query_samples, meta_kl)
-        near, far = tasks.support.mask.sum(-1), tasks.query.mask.sum(-1)
-        return Message(update, near + far, {"loss": loss * far, "examples": far})
+        return query_message(*sweep(model, meta, tasks, keys, inner, query_samples, meta_kl), tasks)
 
     def adapt(meta: Tree, support: Batch, key: Key) -> Tree:
         return variational(model, meta, support, key, own)

@@ -18,7 +18,8 @@ from metabayfl.algorithms.inner import (
     step_loss,
 )
 from metabayfl.algorithms.local_training import point_predict, require
-from metabayfl.algorithms.meta_side_by_side import message, meta_gradients
+from metabayfl.algorithms.meta_side_by_side import meta_gradients
+from metabayfl.algorithms.side_by_side import query_message
 from metabayfl.meta_gradient import Loss, gradient_client, hvp_of, sweep, through, total_examples
 from metabayfl.types import Algorithm, Batch, Key, Message, Metrics, Model, Task, Tree
 
@@ -83,7 +84,7 @@ def meta_sgd(
 
     def clients(meta: Tree, tasks: Task, keys: Tensor) -> Message:
         found = meta_gradients(model, meta["model"], meta["rates"], tasks, keys, inner_steps, inner_weight_decay)
-        return message(found, {"model": found.model, "rates": found.rates}, tasks)
+        return query_message({"model": found.model, "rates": found.rates}, found.loss, tasks)
 
     def adapt(meta: Tree, support: Batch, key: Key) -> Tree:
         return fine_tune(model, meta["model"], meta["rates"], support, key, steps, inner_weight_decay)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metabayfl import random, tree
 from metabayfl.algorithms.side_by_side import copies, gradient, losses, shares
-from metabayfl.types import Batch, Message, Model, Task, Tree
+from metabayfl.types import Batch, Model, Task, Tree
 
 
 class Found(NamedTuple):
@@ -48,12 +48,6 @@ def meta_gradients(model: Model, start: Tree, rate: float | Tree, tasks: Task, k
         found = gradient(values, far, begun + own)
     by_rates = tree.like(start, found[len(begun) :]) if own else None
     return Found(torch.linalg.vecdot(values.detach(), far), tree.like(start, found[: len(begun)]), by_rates)
-
-
-def message(found: Found, update: Tree, tasks: Task) -> Message:
-    """What the clients send: the metrics are sums over their queries."""
-    near, far = (part.mask.sum(-1) for part in tasks)
-    return Message(update, near + far, {"loss": found.loss * far, "examples": far})
 
 
 def _decayed(slopes: list[Tensor], params: list[Tensor], support: Batch, decay: float) -> list[Tensor]:

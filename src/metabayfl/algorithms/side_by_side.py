@@ -12,7 +12,7 @@ from torch.func import vmap
 
 from metabayfl import tree
 from metabayfl.models.order import channels_last
-from metabayfl.types import Batch, Model, Tree
+from metabayfl.types import Batch, Message, Model, Task, Tree
 
 WIDE = 2**18
 """Weights of a client, 1 MB of them, that no longer stay in a core's cache."""
@@ -66,3 +66,9 @@ def gradient(values: Tensor | list[Tensor], weights: Tensor | list[Tensor], leav
     """The gradient of ``sum(weights * values)``; zero for a leaf that ``values`` do not depend on."""
     slopes = torch.autograd.grad(values, leaves, weights, create_graph=create_graph, allow_unused=True)
     return [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, slopes, strict=True)]
+
+
+def query_message(update: Tree, loss: Tensor, tasks: Task) -> Message:
+    """What clients send that were judged on their queries, from the mean losses ``(C,)``: the metrics are sums over the queries."""
+    near, far = (part.mask.sum(-1) for part in tasks)
+    return Message(update, near + far, {"loss": loss * far, "examples": far})

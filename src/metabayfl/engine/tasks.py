@@ -51,13 +51,13 @@ def chunks(sizes: NDArray[np.int64], limit: int, call: int = 60) -> list[NDArray
     ordered, count = sizes[order], len(order)
     # clients of one size stay together unless the limit parts them, so that only these places may be cuts
     places = np.append(np.union1d(np.flatnonzero(np.diff(ordered, prepend=-1)), np.arange(0, count, 1 if count > limit else count or 1)), count)
-    lengths = places[:, None] - places[:-1]
-    runs = np.where((lengths > 0) & (lengths <= limit), ordered[places[:-1]] * lengths + float(call), np.inf)  # the first of a run is its largest
+    heads, firsts = ordered[places[:-1]], np.searchsorted(places, places - limit)  # the first of a run is its largest
     cost, cut = np.zeros(len(places)), np.zeros(len(places), dtype=np.int64)
     for end in range(1, len(places)):
-        costs = cost[:end] + runs[end, :end]
-        cut[end] = costs.argmin()
-        cost[end] = costs[cut[end]]
+        run = slice(firsts[end], end)
+        costs = cost[run] + heads[run] * (places[end] - places[run])
+        cut[end] = firsts[end] + costs.argmin()
+        cost[end] = costs.min() + call
     ends = [len(places) - 1]
     while ends[-1] > 0:
         ends.append(int(cut[ends[-1]]))

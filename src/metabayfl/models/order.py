@@ -11,7 +11,7 @@ from metabayfl.types import Tree
 def channels_last(params: Tree) -> Tree:
     """``params`` with the kernels of images ``(O, I, height, width)`` stored channels last, on a CPU.
 
-    A convolution's output takes the order over, and pooling is ten times faster in it. Not for second derivatives under ``vmap``, which PyTorch 2.13
+    A convolution's output takes the order over, and pooling is much faster in it. Not for second derivatives under ``vmap``, which PyTorch 2.13
     refuses in this order.
 
     Example:
