@@ -56,6 +56,18 @@ class Aggregate(NamedTuple):
     metrics: Metrics  # sums over the cohort
 
 
+class Guard(NamedTuple):
+    """A step on a message's way, its two halves together: ``client`` runs where the data are, ``server`` on the cohort's aggregate.
+
+    Guards run in order on clients and in reverse on the server. Their state is the server's; what clients need of it travels with the strategy.
+    """
+
+    name: str
+    begin: Callable[[Tree], Tree]  # the strategy -> the guard's state, ``{}`` where it has none
+    client: Callable[[Tree, Message, Key], Message]  # state, message, the client's key of this round; pure and vmappable
+    server: Callable[[Tree, Aggregate, Key], tuple[Tree, Aggregate]]  # state, aggregate, the round's key -> new state, aggregate
+
+
 class ServerState(NamedTuple):
     """All that the server carries from round to round."""
 

@@ -1,29 +1,15 @@
-"""Combines: how the messages of a cohort become one aggregate.
-
-A combine declares what it needs: ``sum`` (only sums over clients, so secure aggregation and chunked accumulation apply) or ``each`` (every
-client's update).
-"""
+"""Means over clients: only sums are needed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metabayfl import tree
+from metabayfl.aggregators.combine import Combine
 from metabayfl.types import Aggregate, Message, Tree
-
-
-class Combine(NamedTuple):
-    """``partial`` turns a stack of messages (leading axis ``C``) into a summable tree, ``finish`` the sum of partials into an aggregate."""
-
-    name: str
-    needs: Literal["sum", "each"]
-    weights: Callable[[Tensor], Tensor]  # (C,) examples -> (C,) the weights that the sum uses
-    partial: Callable[[Message], Tree]
-    finish: Callable[[Tree], Aggregate]
 
 
 def _over_clients(weight: Tensor, leaf: Tensor) -> Tensor:
@@ -55,7 +41,3 @@ def weighted_mean() -> Combine:
 def uniform_mean() -> Combine:
     """Every client that has an example counts the same."""
     return _mean("uniform", lambda examples: (examples > 0).to(examples.dtype))
-
-
-COMBINES: dict[str, Callable[[], Combine]] = {"examples": weighted_mean, "uniform": uniform_mean}
-"""Message weightings by name."""

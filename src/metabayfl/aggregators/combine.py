@@ -1,0 +1,24 @@
+"""What a combine is.
+
+A combine declares what it needs: ``sum`` (only sums over clients, so secure aggregation and chunked accumulation apply) or ``each`` (every
+client's update).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from metabayfl.types import Aggregate, Message, Tree
+
+
+class Combine(NamedTuple):
+    """``partial`` turns a stack of messages (leading axis ``C``) into a summable tree, ``finish`` the sum of partials into an aggregate."""
+
+    name: str
+    needs: Literal["sum", "each"]
+    weights: Callable[[Tensor], Tensor]  # (C,) examples -> (C,) the weights that the sum uses
+    partial: Callable[[Message], Tree]
+    finish: Callable[[Tree], Aggregate]

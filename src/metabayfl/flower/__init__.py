@@ -1,0 +1,1 @@
+"""Federations that really run: Flower carries the messages, everything else is here (extra ``flower``)."""
