@@ -2,6 +2,9 @@
 
 A combine declares what it needs: ``sum`` (only sums over clients, so secure aggregation and chunked accumulation apply) or ``each`` (every
 client's update).
+
+A combine of several passes sums anew around what it has found so far: messages stay with their clients, after each pass but the last the engine
+takes ``around(aggregate.update)`` as the next pass's combine, and the last aggregate counts. So an iteration over clients still needs sums alone.
 """
 
 from __future__ import annotations
@@ -22,3 +25,5 @@ class Combine(NamedTuple):
     weights: Callable[[Tensor], Tensor]  # (C,) examples -> (C,) the weights that the sum uses
     partial: Callable[[Message], Tree]
     finish: Callable[[Tree], Aggregate]
+    passes: int = 1
+    around: Callable[[Tree], Combine] | None = None  # what the last pass found -> the combine of the next; None where one pass is all
