@@ -38,6 +38,23 @@ def weighted_mean() -> Combine:
     return _mean("examples", lambda examples: examples)
 
 
+def fixed_mean(count: float) -> Combine:
+    """``sum_c update_c / count`` over clients that have an example, whoever came: a client more or less moves it by ``|update_c| / count`` at most.
+
+    That is the sensitivity that differential privacy needs (DP-FedAvg, McMahan et al. 2018, equation 1, the estimator with a fixed denominator).
+
+    Args:
+        count: how many clients a round expects, sampling rate times population.
+    """
+    mean = uniform_mean()
+
+    def finish(total: Tree) -> Aggregate:
+        update = tree.map(lambda leaf: leaf / count, total["update"])
+        return Aggregate(update, total["weight"], total["metrics"])
+
+    return mean._replace(name="fixed", finish=finish)
+
+
 def uniform_mean() -> Combine:
     """Every client that has an example counts the same."""
     return _mean("uniform", lambda examples: (examples > 0).to(examples.dtype))

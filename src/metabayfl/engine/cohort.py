@@ -61,9 +61,9 @@ def _unpadded(tasks: Task, row: int) -> Task:
     return Task(cut(tasks.support), cut(tasks.query))
 
 
-def takes_one_pass(algorithm: Algorithm, combine: Combine) -> bool:
-    """Whether the cohort's update may be one gradient: a client objective, a sum, and messages that travel exactly."""
-    return algorithm.objective is not None and combine.needs == "sum" and algorithm.up.name == "exact"
+def takes_one_pass(algorithm: Algorithm) -> bool:
+    """Whether the cohort's summed update may be one gradient: a client objective, and messages that travel exactly."""
+    return algorithm.objective is not None and algorithm.up.name == "exact"
 
 
 def one_pass(algorithm: Algorithm, combine: Combine, meta: Tree, block: Block) -> Tree:

@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from metabayfl import random, tree
-from metabayfl.aggregators import COMBINES, Combine
+from metabayfl.aggregators import Combine
 from metabayfl.algorithms import side_by_side
 from metabayfl.data.federation import Clients, Federation
-from metabayfl.engine import cohort, tasks
+from metabayfl.engine import cohort, pipeline, tasks
 from metabayfl.engine.options import TrainOptions
+from metabayfl.engine.pipeline import Pipeline
 from metabayfl.engine.sampling import SAMPLERS, Sampler
 from metabayfl.errors import MetabayflError
 from metabayfl.evaluation.validation import validation_loss
@@ -34,23 +35,24 @@ class TrainState(NamedTuple):
     best_round: int
     best_loss: float  # nats on the validation clients; inf before the first look
     stalled: int  # looks since the best one
+    guards: Tree  # what the pipeline's guards carry from round to round, ``{}`` without any
 
 
 class RoundInfo(NamedTuple):
     """What happened in one round."""
 
     round: int  # rounds done, from 1
-    loss: float  # mean training loss of the cohort's examples, nats
+    loss: float | None  # mean training loss of the cohort's examples, nats; None where clients keep it to themselves
     examples: int
     clients: int
     validation: float | None  # mean loss of the validation clients, in rounds that looked
     seconds: float
 
 
-def begin(algorithm: Algorithm, seed: int, device: torch.device | str = "cpu") -> TrainState:
+def begin(algorithm: Algorithm, options: TrainOptions, seed: int) -> TrainState:
     """The state before the first round."""
-    meta = tree.to(algorithm.init(random.fold(random.key(seed), "init")), torch.device(device))
-    return TrainState(0, algorithm.begin(meta), meta, 0, float("inf"), 0)
+    meta = tree.to(algorithm.init(random.fold(random.key(seed), "init")), torch.device(options.device))
+    return TrainState(0, algorithm.begin(meta), meta, 0, float("inf"), 0, pipeline.begin(pipeline.build(options), meta))
 
 
 def rounds(
@@ -68,34 +70,52 @@ def rounds(
     Raises:
         MetabayflError: if the loss is no longer finite; names the round and what to try.
     """
-    device = torch.device(options.device)
-    state = begin(algorithm, seed, device) if state is None else state
-    sampler = SAMPLERS[options.sampler](federation.train)
+    state = begin(algorithm, options, seed) if state is None else state
+    sampler, steps = SAMPLERS[options.sampler](federation.train), pipeline.build(options)
     while algorithm.federated and state.round < options.rounds and not _exhausted(state, options):
         started = time.perf_counter()
-        server, aggregate, clients = one_round(algorithm, federation.train, sampler, options, seed, state.round, state.server)
-        state, validation = _judge(algorithm, federation, options, seed, state._replace(round=state.round + 1, server=server))
+        state, aggregate, clients = one_round(algorithm, federation.train, sampler, steps, options, seed, state)
+        state, validation = _judge(algorithm, federation, options, seed, state)
         seconds = time.perf_counter() - started
-        count = float(aggregate.metrics["examples"])
-        loss = float(aggregate.metrics["loss"]) / max(count, 1.0)
-        if not np.isfinite(loss):
+        loss, count = mean_loss(aggregate)
+        if loss is not None and not np.isfinite(loss):
             raise MetabayflError(f"the training loss of {algorithm.name} is {loss} in round {state.round}: lower its learning rates")
-        yield state, RoundInfo(state.round, loss, int(count), clients, validation, seconds)
+        yield state, RoundInfo(state.round, loss, count, clients, validation, seconds)
+
+
+def mean_loss(aggregate: Aggregate) -> tuple[float | None, int]:
+    """Mean training loss of the cohort's examples and their number, None and 0 where the messages hold no metrics."""
+    if "loss" not in aggregate.metrics:
+        return None, 0
+    count = float(aggregate.metrics["examples"])
+    return float(aggregate.metrics["loss"]) / max(count, 1.0), int(count)
 
 
 def one_round(
-    algorithm: Algorithm, clients: Clients, sampler: Sampler, options: TrainOptions, seed: int, number: int, server: ServerState
-) -> tuple[ServerState, Aggregate, int]:
+    algorithm: Algorithm, clients: Clients, sampler: Sampler, steps: Pipeline, options: TrainOptions, seed: int, state: TrainState
+) -> tuple[TrainState, Aggregate, int]:
     """One communication round: sample a cohort, run its clients, combine, step; returns the new state, the aggregate and the cohort's size."""
-    positions = sampler(np.random.default_rng([seed, number]), options.cohort)
-    key = random.fold(random.key(seed), "round", number)
-    aggregate = run_cohort(algorithm, COMBINES[options.weighting](), clients, positions, key, options, server.meta)
-    return algorithm.server(server, aggregate), aggregate, len(positions)
+    positions = sampler(np.random.default_rng([seed, state.round]), options.cohort)
+    key = round_key(seed, state.round)
+    aggregate = run_cohort(algorithm, steps, state.guards, clients, positions, key, options, state.server.meta)
+    return server_step(algorithm, steps, state, aggregate, key), aggregate, len(positions)
+
+
+def round_key(seed: int, number: int) -> Key:
+    """The key that all randomness of round ``number``, from 0, comes from."""
+    return random.fold(random.key(seed), "round", number)
+
+
+def server_step(algorithm: Algorithm, steps: Pipeline, state: TrainState, aggregate: Aggregate, key: Key) -> TrainState:
+    """The state after a round's aggregate: the guards' halves on it, then the server's step."""
+    guards, guarded = pipeline.on_aggregate(steps, state.guards, aggregate, key)
+    return state._replace(round=state.round + 1, server=algorithm.server(state.server, guarded), guards=guards)
 
 
 def run_cohort(
     algorithm: Algorithm,
-    combine: Combine,
+    steps: Pipeline,
+    guards: Tree,
     clients: Clients,
     positions: NDArray[np.int64],
     key: Key,
@@ -103,7 +123,9 @@ def run_cohort(
     meta: Tree,
 ) -> Aggregate:
     """The cohort's aggregate: strategy down as clients decode it, messages in chunks, sums inside each chunk."""
-    seen = cohort.by_columns(algorithm.down.round_trip(meta, None))
+    if not len(positions):
+        return nobody(steps.combine, meta)
+    seen, combine = cohort.by_columns(algorithm.down.round_trip(meta, None)), steps.combine
     device = torch.device(options.device)
     pays = side_by_side.pays(tree.size(seen), device)
     limit = options.chunk or (cohort.chunk_limit(tree.size(seen)) if pays else 1)
@@ -113,13 +135,19 @@ def run_cohort(
         tasks.block(clients, positions[rows], names[torch.from_numpy(rows)], options.support_share, device, options.task_samples)
         for rows in tasks.chunks(sizes, limit, cohort.call_cost(algorithm.model))
     )
-    if options.vectorise and pays and not algorithm.clients and cohort.takes_one_pass(algorithm, combine):
+    if options.vectorise and pays and not algorithm.clients and steps.plain and cohort.takes_one_pass(algorithm):
         return combine.finish(cohort.total(cohort.one_pass(algorithm, combine, seen, block) for block in blocks))
     run = cohort.messages if options.vectorise and (pays or algorithm.clients) else cohort.messages_by_loop
     with torch.no_grad():
+        guarded = (pipeline.on_messages(steps, guards, run(algorithm, seen, block), block.keys) for block in blocks)
         if combine.needs == "sum":
-            return combine.finish(cohort.total(combine.partial(run(algorithm, seen, block)) for block in blocks))
-        return combine.finish(combine.partial(cohort.concatenate([run(algorithm, seen, block) for block in blocks])))
+            return combine.finish(cohort.total(combine.partial(messages) for messages in guarded))
+        return combine.finish(combine.partial(cohort.concatenate(list(guarded))))
+
+
+def nobody(combine: Combine, meta: Tree) -> Aggregate:
+    """The aggregate of an empty cohort: an update of zeros."""
+    return combine.finish({"update": tree.zeros_like(meta), "weight": torch.zeros(()), "metrics": {}})
 
 
 def _exhausted(state: TrainState, options: TrainOptions) -> bool:
