@@ -9,7 +9,17 @@ from metabayfl.aggregators.defence import ROBUST_COMBINES, build_combine, requir
 from metabayfl.aggregators.mean import fixed_mean, uniform_mean, weighted_mean
 from metabayfl.aggregators.options import DefenceOptions
 
-__all__ = ["COMBINES", "ROBUST_COMBINES", "Combine", "DefenceOptions", "build_combine", "fixed_mean", "require_cohort", "uniform_mean", "weighted_mean"]
+__all__ = [
+    "COMBINES",
+    "ROBUST_COMBINES",
+    "Combine",
+    "DefenceOptions",
+    "build_combine",
+    "fixed_mean",
+    "require_cohort",
+    "uniform_mean",
+    "weighted_mean",
+]
 
 COMBINES: dict[str, Callable[[], Combine]] = {"examples": weighted_mean, "uniform": uniform_mean}
 """Message weightings by name."""

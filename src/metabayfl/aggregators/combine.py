@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from metabayfl.types import Aggregate, Message, Tree
+from metabayfl.types import Aggregate, Key, Message, Tree
 
 
 class Combine(NamedTuple):
@@ -27,3 +27,5 @@ class Combine(NamedTuple):
     finish: Callable[[Tree], Aggregate]
     passes: int = 1
     around: Callable[[Tree], Combine] | None = None  # what the last pass found -> the combine of the next; None where one pass is all
+    draw: Callable[[Key], Combine] | None = None  # a round's key -> the combine with its random numbers; None where it draws none
+    linear: bool = False  # whether ``partial`` is a weighted sum of the updates and no more, so that a cohort's may be taken as one gradient

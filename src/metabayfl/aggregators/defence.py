@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from metabayfl.aggregators.options import DefenceOptions
 from metabayfl.aggregators.rows import one, rows
 from metabayfl.errors import ConfigError, MetabayflError, unknown
 from metabayfl.types import Aggregate, Key, Message, Tree
+
+T = TypeVar("T")
 
 
 class Robust(NamedTuple):
@@ -76,15 +78,14 @@ def _too_few(options: DefenceOptions, count: int) -> str:
     return f"{options.combine} has {of}, of which {hostile} may be hostile (share {options.share}), and needs {need}"
 
 
-def build_combine(options: DefenceOptions, weighting: Combine, key: Key) -> Combine:
-    """The combine of one round.
+def build_combine(options: DefenceOptions, weighting: Combine) -> Combine:
+    """The combine that the options ask for.
 
     Its aggregate's metrics also hold ``screened``, the number of clients that were screened.
 
     Args:
         options: see :class:`~metabayfl.aggregators.options.DefenceOptions`.
         weighting: what ``combine = "mean"`` means by a mean.
-        key: draws the buckets, so one for every round.
 
     Returns:
         A combine that needs sums alone where its parts do: ``mean`` and ``geometric_median``, without mixing, buckets or ``leaf_bound``.
@@ -93,14 +94,14 @@ def build_combine(options: DefenceOptions, weighting: Combine, key: Key) -> Comb
         ConfigError: for an unknown combine. While it runs: MetabayflError if too few messages are left, or none.
     """
     robust = _check_name(options.combine)
-    sums = not (options.mixing or options.bucket > 1 or options.leaf_bound)
-    if robust and sums and options.combine == "geometric_median":
+    each = options.mixing or options.bucket > 1 or options.leaf_bound
+    if options.combine == "geometric_median" and not each:
         return _prepared(options, geometric.by_sums(uniform_mean().weights))
-    return _prepared(options, _ruled(options, key) if robust else weighting)
+    return _prepared(options, _ruled(options) if robust else weighting)
 
 
-def _ruled(options: DefenceOptions, key: Key) -> Combine:
-    """A rule over the rows of the clients that have an example."""
+def _ruled(options: DefenceOptions, key: Key | None = None) -> Combine:
+    """A rule over the rows of the clients that have an example; buckets need a key, and get it by ``draw``."""
 
     def partial(messages: Message) -> Tree:
         matrix = rows(messages.update)[messages.weight > 0]
@@ -108,14 +109,15 @@ def _ruled(options: DefenceOptions, key: Key) -> Combine:
         metrics = {name: value.sum(0) for name, value in messages.metrics.items()}
         return {"update": one(found, messages.update), "weight": (messages.weight > 0).sum().to(messages.weight.dtype), "metrics": metrics}
 
-    return Combine(options.combine, "each", uniform_mean().weights, partial, lambda total: Aggregate(**total))
+    draw = None if options.bucket == 1 else lambda key: _ruled(options, key)
+    return Combine(options.combine, "each", uniform_mean().weights, partial, lambda total: Aggregate(**total), draw=draw)
 
 
-def _combined(options: DefenceOptions, matrix: Tensor, key: Key) -> Tensor:
+def _combined(options: DefenceOptions, matrix: Tensor, key: Key | None) -> Tensor:
     if reason := _too_few(options, len(matrix)):
         raise MetabayflError(f"{reason}: wait for more clients, or assume a smaller share of hostile ones")
     hostile = hostile_among(options.share, len(matrix))
-    if options.bucket > 1:
+    if key is not None:
         matrix = mixing.bucketing(matrix, options.bucket, key)
     if options.mixing:
         matrix = mixing.nearest_neighbour_mixing(matrix, hostile)
@@ -141,10 +143,9 @@ def _prepared(options: DefenceOptions, inner: Combine) -> Combine:
             raise MetabayflError(f"all {screened} messages held NaN, infinite or absurd numbers: if no client is hostile, lower the learning rates")
         return aggregate
 
-    around = inner.around
-    return inner._replace(
-        needs="each" if options.leaf_bound else inner.needs,
-        partial=partial,
-        finish=finish,
-        around=None if around is None else lambda found: _prepared(options, around(found)),
-    )
+    def prepared(make: Callable[[T], Combine] | None) -> Callable[[T], Combine] | None:
+        return None if make is None else lambda given: _prepared(options, make(given))
+
+    needs: Literal["sum", "each"] = "each" if options.leaf_bound else inner.needs
+    around, draw = prepared(inner.around), prepared(inner.draw)
+    return inner._replace(needs=needs, partial=partial, finish=finish, around=around, draw=draw, linear=False)

@@ -73,7 +73,8 @@ def by_sums(weights: Callable[[Tensor], Tensor], passes: int = PASSES, smoothing
         return {"update": one(share @ pulls, messages.update), "pull": share @ factors, "weight": weight.sum(), "metrics": metrics}
 
     def finish(total: Tree) -> Aggregate:
-        pull = torch.clamp(total["pull"], min=torch.finfo(total["pull"].dtype).tiny)  # nobody sent anything
+        sums: Tensor = total["pull" if "pull" in total else "weight"]  # an empty cohort has none
+        pull = torch.clamp(sums, min=torch.finfo(sums.dtype).tiny)
         step = tree.map(lambda leaf: leaf / pull.to(leaf.dtype), total["update"])
         return Aggregate(step if centre is None else tree.add(centre, step), total["weight"], total["metrics"])
 

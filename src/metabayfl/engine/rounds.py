@@ -6,7 +6,7 @@ Every round is a pure function of (state, seed, round), so a run that goes on fr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from metabayfl.algorithms import side_by_side
 from metabayfl.data.federation import Clients, Federation
 from metabayfl.engine import cohort, pipeline, tasks
 from metabayfl.engine.options import TrainOptions
-from metabayfl.engine.pipeline import Pipeline
+from metabayfl.engine.pipeline import Pipeline, Sent
 from metabayfl.engine.sampling import SAMPLERS, Sampler
 from metabayfl.errors import MetabayflError
 from metabayfl.evaluation.validation import validation_loss
@@ -71,7 +71,8 @@ def rounds(
         MetabayflError: if the loss is no longer finite; names the round and what to try.
     """
     state = begin(algorithm, options, seed) if state is None else state
-    sampler, steps = SAMPLERS[options.sampler](federation.train), pipeline.build(options)
+    sampler = SAMPLERS[options.sampler](federation.train)
+    steps = pipeline.infiltrated(pipeline.build(options), options, federation.train, algorithm.model, seed)
     while algorithm.federated and state.round < options.rounds and not _exhausted(state, options):
         started = time.perf_counter()
         state, aggregate, clients = one_round(algorithm, federation.train, sampler, steps, options, seed, state)
@@ -125,24 +126,25 @@ def run_cohort(
     """The cohort's aggregate: strategy down as clients decode it, messages in chunks, sums inside each chunk."""
     if not len(positions):
         return nobody(steps.combine, meta)
-    seen, combine = cohort.by_columns(algorithm.down.round_trip(meta, None)), steps.combine
+    seen, combine = cohort.by_columns(algorithm.down.round_trip(meta, None)), pipeline.drawn(steps.combine, key)
     device = torch.device(options.device)
     pays = side_by_side.pays(tree.size(seen), device)
     limit = options.chunk or (cohort.chunk_limit(tree.size(seen)) if pays else 1)
     names = tasks.client_keys(key, clients, positions)
     sizes = np.minimum(clients.sizes[positions], options.task_samples or np.inf).astype(np.int64)
+    groups = tasks.chunks(sizes, limit, cohort.call_cost(algorithm.model))
     blocks = (
-        tasks.block(clients, positions[rows], names[torch.from_numpy(rows)], options.support_share, device, options.task_samples)
-        for rows in tasks.chunks(sizes, limit, cohort.call_cost(algorithm.model))
+        tasks.block(clients, positions[rows], names[torch.from_numpy(rows)], options.support_share, device, options.task_samples) for rows in groups
     )
     if options.vectorise and pays and not algorithm.clients and steps.plain and cohort.takes_one_pass(algorithm):
         return combine.finish(cohort.total(cohort.one_pass(algorithm, combine, seen, block) for block in blocks))
     run = cohort.messages if options.vectorise and (pays or algorithm.clients) else cohort.messages_by_loop
     with torch.no_grad():
-        guarded = (pipeline.on_messages(steps, guards, run(algorithm, seen, block), block.keys) for block in blocks)
-        if combine.needs == "sum":
-            return combine.finish(cohort.total(combine.partial(messages) for messages in guarded))
-        return combine.finish(combine.partial(cohort.concatenate(list(guarded))))
+        poisoned = (pipeline.on_tasks(steps, block, positions[rows], key) for rows, block in zip(groups, blocks, strict=True))
+        sent: Iterable[Sent] = (Sent(run(algorithm, seen, block), block.keys) for block in poisoned)
+        if steps.attack is not None or combine.needs == "each":
+            sent = [pipeline.attacked(steps, pipeline.together(list(sent), groups), positions, key)]
+        return pipeline.combined(combine, (pipeline.on_messages(steps, guards, *one) for one in sent))
 
 
 def nobody(combine: Combine, meta: Tree) -> Aggregate:
