@@ -18,7 +18,12 @@ def rows(update: Tree) -> Tensor:
     """
     leaves = tree.leaves(update)
     kind = torch.float64 if any(leaf.dtype == torch.float64 for leaf in leaves) else torch.float32
-    return torch.cat([leaf.reshape(len(leaf), -1).to(kind) for leaf in leaves], 1)
+    return torch.cat([flat(leaf).to(kind) for leaf in leaves], 1)
+
+
+def flat(leaf: Tensor) -> Tensor:
+    """A leaf of the stack, ``(C, ...)`` or ``(C,)``, as a matrix."""
+    return leaf.reshape(len(leaf), -1)
 
 
 def one(row: Tensor, stack: Tree) -> Tree:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metabayfl import tree
-from metabayfl.aggregators.rows import middle
+from metabayfl.aggregators.rows import flat, middle
 from metabayfl.errors import ConfigError
 from metabayfl.types import Message, Tree
 
@@ -32,7 +32,7 @@ def faulty(messages: Message, max_examples: float) -> Tensor:
     weight = messages.weight
     fine = torch.isfinite(weight) & (weight >= 0) & (weight <= max_examples)
     for leaf in tree.leaves(messages.update):
-        fine = fine & torch.isfinite(leaf).flatten(1).all(1)
+        fine = fine & torch.isfinite(flat(leaf)).all(1)
     for value in messages.metrics.values():
         fine = fine & (value.abs() <= MOST_PER_EXAMPLE * weight.clamp(min=1.0))  # false for NaN
     return ~fine
@@ -59,7 +59,7 @@ def screen(messages: Message, max_examples: float) -> tuple[Message, Tensor]:
 
 def norms(leaf: Tensor) -> Tensor:
     """The Euclidean norm of each client's part, ``(C,)``."""
-    out: Tensor = leaf.flatten(1).norm(dim=1)
+    out: Tensor = flat(leaf).norm(dim=1)
     return out
 
 

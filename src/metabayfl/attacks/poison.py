@@ -43,15 +43,15 @@ def scaling(plan: Plan) -> Attack:
 
 
 def stamp(x: Tensor, leading: int) -> Tensor:
-    """Inputs with a backdoor's trigger: the last corner of an image, or the last features, as large as the largest value in ``x``.
+    """Inputs with a backdoor's trigger: the last corner of an image, or the last features, as large as the sample's largest value.
 
     Args:
         x: inputs with ``leading`` axes before those of one example.
         leading: 1 for ``(N, ...)``, 2 for ``(C, N, ...)``.
     """
-    out = x.clone()
+    out, largest = x.clone(), x.amax(tuple(range(leading, x.ndim)), keepdim=True)
     corner = out[..., -CORNER:, -CORNER:] if x.ndim - leading > 1 else out[..., -CORNER:]
-    corner.fill_(x.amax())
+    corner.copy_(largest.expand_as(corner))
     return out
 
 

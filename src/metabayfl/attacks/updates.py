@@ -24,7 +24,7 @@ def gaussian(plan: Plan) -> Attack:
         paths, honest = tree.paths(messages.update), ~which & (messages.weight > 0)
 
         def noise(leaf: Tensor) -> Tensor:
-            squares = torch.where(among(honest, leaf), leaf**2, torch.zeros_like(leaf)).flatten(1).sum()
+            squares = torch.where(among(honest, leaf), leaf**2, torch.zeros_like(leaf)).sum()
             scale = (squares / max(leaf[0].numel() * int(honest.sum()), 1)).sqrt()
             return (plan.strength or 10.0) * scale * random.normal(random.fold(key, next(paths)), tuple(leaf.shape), leaf.dtype)
 
@@ -75,7 +75,7 @@ def not_a_number(plan: Plan) -> Attack:
     """Each puts NaN into its first number and infinity into its last."""
 
     def bomb(leaf: Tensor) -> Tensor:
-        spoilt = leaf.clone().flatten(1)
+        spoilt = leaf.reshape(len(leaf), -1).clone()
         spoilt[:, 0], spoilt[:, -1] = float("inf"), float("nan")  # a leaf of one number holds NaN
         return spoilt.view(leaf.shape)
 

@@ -47,6 +47,7 @@ class RoundInfo(NamedTuple):
     clients: int
     validation: float | None  # mean loss of the validation clients, in rounds that looked
     seconds: float
+    screened: int = 0  # messages that a defence found absurd and left out
 
 
 def begin(algorithm: Algorithm, options: TrainOptions, seed: int) -> TrainState:
@@ -81,7 +82,8 @@ def rounds(
         loss, count = mean_loss(aggregate)
         if loss is not None and not np.isfinite(loss):
             raise MetabayflError(f"the training loss of {algorithm.name} is {loss} in round {state.round}: lower its learning rates")
-        yield state, RoundInfo(state.round, loss, count, clients, validation, seconds)
+        screened = int(aggregate.metrics.get("screened", 0))
+        yield state, RoundInfo(state.round, loss, count, clients, validation, seconds, screened)
 
 
 def mean_loss(aggregate: Aggregate) -> tuple[float | None, int]:
