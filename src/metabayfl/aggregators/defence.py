@@ -117,11 +117,17 @@ def _combined(options: DefenceOptions, matrix: Tensor, key: Key | None) -> Tenso
     if reason := _too_few(options, len(matrix)):
         raise MetabayflError(f"{reason}: wait for more clients, or assume a smaller share of hostile ones")
     hostile = hostile_among(options.share, len(matrix))
-    if key is not None:
-        matrix = mixing.bucketing(matrix, options.bucket, key)
+    if options.bucket > 1:
+        matrix = mixing.bucketing(matrix, options.bucket, _need(key))
     if options.mixing:
         matrix = mixing.nearest_neighbour_mixing(matrix, hostile)
     return ROBUST_COMBINES[options.combine].rule(matrix, hostile)
+
+
+def _need(key: Key | None) -> Key:
+    if key is None:
+        raise MetabayflError("buckets are drawn anew every round, and this combine was given no round's key: take combine.draw(key)")
+    return key
 
 
 def _prepared(options: DefenceOptions, inner: Combine) -> Combine:

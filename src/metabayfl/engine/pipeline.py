@@ -42,13 +42,6 @@ class Pipeline(NamedTuple):
         return self.combine.linear and not self.guards and self.attack is None
 
 
-class Sent(NamedTuple):
-    """Messages ``(C,)`` on their way to the server, with the keys of the clients that sent them."""
-
-    messages: Message
-    keys: Tensor
-
-
 def build(options: TrainOptions) -> Pipeline:
     """The pipeline that the options ask for, without hostile clients."""
     weighting = COMBINES[options.weighting]()
@@ -68,9 +61,10 @@ def begin(pipeline: Pipeline, meta: Tree) -> Tree:
     return {guard.name: guard.begin(meta) for guard in pipeline.guards}
 
 
-def drawn(combine: Combine, key: Key) -> Combine:
-    """The combine with a round's random numbers."""
-    return combine if combine.draw is None else combine.draw(random.fold(key, "combine"))
+def drawn(pipeline: Pipeline, key: Key) -> Pipeline:
+    """The pipeline of one round: its combine has the round's random numbers."""
+    draw = pipeline.combine.draw
+    return pipeline if draw is None else pipeline._replace(combine=draw(random.fold(key, "combine")))
 
 
 def on_tasks(pipeline: Pipeline, block: Block, positions: NDArray[np.int64], key: Key) -> Block:
@@ -81,25 +75,27 @@ def on_tasks(pipeline: Pipeline, block: Block, positions: NDArray[np.int64], key
     return block._replace(tasks=pipeline.attack.data(block.tasks, which, random.fold(key, "attack")))
 
 
-def together(parts: list[Sent], groups: list[NDArray[np.int64]]) -> Sent:
-    """The chunks' messages as one stack in the order of the cohort, whatever chunks there were; ``groups`` are their places in it."""
-    order = torch.from_numpy(np.concatenate(groups).argsort()).to(parts[0].keys.device)
-    stack = cohort.concatenate([part.messages for part in parts])
+def together(parts: list[tuple[Message, Tensor]], groups: list[NDArray[np.int64]]) -> tuple[Message, Tensor]:
+    """The chunks' messages and clients' keys as one stack in the order of the cohort, whatever the chunks; ``groups`` are their places in it."""
+    order = torch.from_numpy(np.concatenate(groups).argsort()).to(parts[0][1].device)
+    stack = cohort.concatenate([messages for messages, _ in parts])
     update = tree.map(lambda leaf: leaf[order], stack.update)
     metrics = {name: value[order] for name, value in stack.metrics.items()}
-    return Sent(Message(update, stack.weight[order], metrics), torch.cat([part.keys for part in parts])[order])
+    return Message(update, stack.weight[order], metrics), torch.cat([keys for _, keys in parts])[order]
 
 
-def attacked(pipeline: Pipeline, sent: Sent, positions: NDArray[np.int64], key: Key) -> Sent:
+def attacked(pipeline: Pipeline, messages: Message, positions: NDArray[np.int64], key: Key) -> Message:
     """The whole cohort's messages after hostile clients saw them all and changed theirs."""
     if pipeline.attack is None or pipeline.attack.messages is None or pipeline.hostile is None:
-        return sent
-    which = pipeline.hostile[torch.from_numpy(positions)].to(sent.keys.device)
-    return sent._replace(messages=pipeline.attack.messages(sent.messages, which, random.fold(key, "attack")))
+        return messages
+    which = pipeline.hostile[torch.from_numpy(positions)].to(messages.weight.device)
+    return pipeline.attack.messages(messages, which, random.fold(key, "attack"))
 
 
 def combined(combine: Combine, stacks: Iterable[Message]) -> Aggregate:
     """The aggregate of a cohort's messages, in as many passes over them as the combine takes."""
+    if combine.needs == "each":
+        stacks = [cohort.concatenate(list(stacks))]
 
     def once(now: Combine, messages: Iterable[Message]) -> Aggregate:
         return now.finish(cohort.total(now.partial(stack) for stack in messages))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metabayfl import random, tree
 from metabayfl.aggregators import Combine
@@ -19,11 +20,11 @@ from metabayfl.algorithms import side_by_side
 from metabayfl.data.federation import Clients, Federation
 from metabayfl.engine import cohort, pipeline, tasks
 from metabayfl.engine.options import TrainOptions
-from metabayfl.engine.pipeline import Pipeline, Sent
+from metabayfl.engine.pipeline import Pipeline
 from metabayfl.engine.sampling import SAMPLERS, Sampler
 from metabayfl.errors import MetabayflError
 from metabayfl.evaluation.validation import validation_loss
-from metabayfl.types import Aggregate, Algorithm, Key, ServerState, Tree
+from metabayfl.types import Aggregate, Algorithm, Key, Message, ServerState, Tree
 
 
 class TrainState(NamedTuple):
@@ -74,14 +75,13 @@ def rounds(
     state = begin(algorithm, options, seed) if state is None else state
     sampler = SAMPLERS[options.sampler](federation.train)
     steps = pipeline.infiltrated(pipeline.build(options), options, federation.train, algorithm.model, seed)
-    while algorithm.federated and state.round < options.rounds and not _exhausted(state, options):
+    while algorithm.federated and goes_on(state, options):
         started = time.perf_counter()
         state, aggregate, clients = one_round(algorithm, federation.train, sampler, steps, options, seed, state)
         state, validation = _judge(algorithm, federation, options, seed, state)
         seconds = time.perf_counter() - started
         loss, count = mean_loss(aggregate)
-        if loss is not None and not np.isfinite(loss):
-            raise MetabayflError(f"the training loss of {algorithm.name} is {loss} in round {state.round}: lower its learning rates")
+        require_finite(algorithm, loss, state.round)
         screened = int(aggregate.metrics.get("screened", 0))
         yield state, RoundInfo(state.round, loss, count, clients, validation, seconds, screened)
 
@@ -92,6 +92,12 @@ def mean_loss(aggregate: Aggregate) -> tuple[float | None, int]:
         return None, 0
     count = float(aggregate.metrics["examples"])
     return float(aggregate.metrics["loss"]) / max(count, 1.0), int(count)
+
+
+def require_finite(algorithm: Algorithm, loss: float | None, number: int) -> None:
+    """Stop a run that diverged."""
+    if loss is not None and not np.isfinite(loss):
+        raise MetabayflError(f"the training loss of {algorithm.name} is {loss} in round {number}: lower its learning rates")
 
 
 def one_round(
@@ -128,7 +134,7 @@ def run_cohort(
     """The cohort's aggregate: strategy down as clients decode it, messages in chunks, sums inside each chunk."""
     if not len(positions):
         return nobody(steps.combine, meta)
-    seen, combine = cohort.by_columns(algorithm.down.round_trip(meta, None)), pipeline.drawn(steps.combine, key)
+    seen, steps = cohort.by_columns(algorithm.down.round_trip(meta, None)), pipeline.drawn(steps, key)
     device = torch.device(options.device)
     pays = side_by_side.pays(tree.size(seen), device)
     limit = options.chunk or (cohort.chunk_limit(tree.size(seen)) if pays else 1)
@@ -139,14 +145,23 @@ def run_cohort(
         tasks.block(clients, positions[rows], names[torch.from_numpy(rows)], options.support_share, device, options.task_samples) for rows in groups
     )
     if options.vectorise and pays and not algorithm.clients and steps.plain and cohort.takes_one_pass(algorithm):
-        return combine.finish(cohort.total(cohort.one_pass(algorithm, combine, seen, block) for block in blocks))
+        return steps.combine.finish(cohort.total(cohort.one_pass(algorithm, steps.combine, seen, block) for block in blocks))
     run = cohort.messages if options.vectorise and (pays or algorithm.clients) else cohort.messages_by_loop
     with torch.no_grad():
         poisoned = (pipeline.on_tasks(steps, block, positions[rows], key) for rows, block in zip(groups, blocks, strict=True))
-        sent: Iterable[Sent] = (Sent(run(algorithm, seen, block), block.keys) for block in poisoned)
-        if steps.attack is not None or combine.needs == "each":
-            sent = [pipeline.attacked(steps, pipeline.together(list(sent), groups), positions, key)]
-        return pipeline.combined(combine, (pipeline.on_messages(steps, guards, *one) for one in sent))
+        stacks: Iterable[tuple[Message, Tensor]] = ((run(algorithm, seen, block), block.keys) for block in poisoned)
+        if steps.attack is not None or steps.combine.needs == "each":
+            messages, keys = pipeline.together(list(stacks), groups)
+            stacks = [(pipeline.attacked(steps, messages, positions, key), keys)]
+        return gather(steps, guards, stacks)
+
+
+def gather(steps: Pipeline, guards: Tree, stacks: Iterable[tuple[Message, Tensor]]) -> Aggregate:
+    """The aggregate of stacks of decoded messages ``(C,)``, each with its clients' keys ``(C,)``, summed in their order.
+
+    ``steps`` are those of the round, from :func:`metabayfl.engine.pipeline.drawn`.
+    """
+    return pipeline.combined(steps.combine, (pipeline.on_messages(steps, guards, messages, keys) for messages, keys in stacks))
 
 
 def nobody(combine: Combine, meta: Tree) -> Aggregate:
@@ -154,18 +169,38 @@ def nobody(combine: Combine, meta: Tree) -> Aggregate:
     return combine.finish({"update": tree.zeros_like(meta), "weight": torch.zeros(()), "metrics": {}})
 
 
-def _exhausted(state: TrainState, options: TrainOptions) -> bool:
-    return 0 < options.patience <= state.stalled
+def goes_on(state: TrainState, options: TrainOptions) -> bool:
+    """Whether rounds are left: neither all done nor patience at its end."""
+    return state.round < options.rounds and not 0 < options.patience <= state.stalled
 
 
 def _judge(algorithm: Algorithm, federation: Federation, options: TrainOptions, seed: int, state: TrainState) -> tuple[TrainState, float | None]:
     """Keep the best strategy on the validation clients; without a look, the newest is the best."""
     if not options.validate_every or not len(federation.validation.ids):
-        return state._replace(best=state.server.meta, best_round=state.round), None
-    if state.round % options.validate_every and state.round != options.rounds:
+        return unjudged(state), None
+    if not looks(options, state.round):
         return state, None
-    key = random.fold(random.key(seed), "validation")
-    loss = validation_loss(algorithm, state.server.meta, federation.validation, key)
+    loss = validation_loss(algorithm, state.server.meta, federation.validation, validation_key(seed))
+    return judged(state, loss), loss
+
+
+def looks(options: TrainOptions, number: int) -> bool:
+    """Whether the validation clients are asked after round ``number``, from 1."""
+    return bool(options.validate_every) and (number % options.validate_every == 0 or number == options.rounds)
+
+
+def validation_key(seed: int) -> Key:
+    """One key for all looks of a run, so that they differ by the strategy alone."""
+    return random.fold(random.key(seed), "validation")
+
+
+def unjudged(state: TrainState) -> TrainState:
+    """The newest strategy is the best one where nobody can tell."""
+    return state._replace(best=state.server.meta, best_round=state.round)
+
+
+def judged(state: TrainState, loss: float) -> TrainState:
+    """The state after a look that found ``loss``, in nats."""
     if loss < state.best_loss:
-        return state._replace(best=state.server.meta, best_round=state.round, best_loss=loss, stalled=0), loss
-    return state._replace(stalled=state.stalled + 1), loss
+        return state._replace(best=state.server.meta, best_round=state.round, best_loss=loss, stalled=0)
+    return state._replace(stalled=state.stalled + 1)
