@@ -48,6 +48,7 @@ class RoundInfo(NamedTuple):
     clients: int
     validation: float | None  # mean loss of the validation clients, in rounds that looked
     seconds: float
+    screened: int = 0  # messages that a defence found absurd and left out
 
 
 def begin(algorithm: Algorithm, options: TrainOptions, seed: int) -> TrainState:
@@ -72,7 +73,8 @@ def rounds(
         MetabayflError: if the loss is no longer finite; names the round and what to try.
     """
     state = begin(algorithm, options, seed) if state is None else state
-    sampler, steps = SAMPLERS[options.sampler](federation.train), pipeline.build(options)
+    sampler = SAMPLERS[options.sampler](federation.train)
+    steps = pipeline.infiltrated(pipeline.build(options), options, federation.train, algorithm.model, seed)
     while algorithm.federated and goes_on(state, options):
         started = time.perf_counter()
         state, aggregate, clients = one_round(algorithm, federation.train, sampler, steps, options, seed, state)
@@ -80,7 +82,8 @@ def rounds(
         seconds = time.perf_counter() - started
         loss, count = mean_loss(aggregate)
         require_finite(algorithm, loss, state.round)
-        yield state, RoundInfo(state.round, loss, count, clients, validation, seconds)
+        screened = int(aggregate.metrics.get("screened", 0))
+        yield state, RoundInfo(state.round, loss, count, clients, validation, seconds, screened)
 
 
 def mean_loss(aggregate: Aggregate) -> tuple[float | None, int]:
@@ -131,29 +134,34 @@ def run_cohort(
     """The cohort's aggregate: strategy down as clients decode it, messages in chunks, sums inside each chunk."""
     if not len(positions):
         return nobody(steps.combine, meta)
-    seen = cohort.by_columns(algorithm.down.round_trip(meta, None))
+    seen, steps = cohort.by_columns(algorithm.down.round_trip(meta, None)), pipeline.drawn(steps, key)
     device = torch.device(options.device)
     pays = side_by_side.pays(tree.size(seen), device)
     limit = options.chunk or (cohort.chunk_limit(tree.size(seen)) if pays else 1)
     names = tasks.client_keys(key, clients, positions)
     sizes = np.minimum(clients.sizes[positions], options.task_samples or np.inf).astype(np.int64)
+    groups = tasks.chunks(sizes, limit, cohort.call_cost(algorithm.model))
     blocks = (
-        tasks.block(clients, positions[rows], names[torch.from_numpy(rows)], options.support_share, device, options.task_samples)
-        for rows in tasks.chunks(sizes, limit, cohort.call_cost(algorithm.model))
+        tasks.block(clients, positions[rows], names[torch.from_numpy(rows)], options.support_share, device, options.task_samples) for rows in groups
     )
     if options.vectorise and pays and not algorithm.clients and steps.plain and cohort.takes_one_pass(algorithm):
         return steps.combine.finish(cohort.total(cohort.one_pass(algorithm, steps.combine, seen, block) for block in blocks))
     run = cohort.messages if options.vectorise and (pays or algorithm.clients) else cohort.messages_by_loop
     with torch.no_grad():
-        return gather(steps, guards, ((run(algorithm, seen, block), block.keys) for block in blocks))
+        poisoned = (pipeline.on_tasks(steps, block, positions[rows], key) for rows, block in zip(groups, blocks, strict=True))
+        stacks: Iterable[tuple[Message, Tensor]] = ((run(algorithm, seen, block), block.keys) for block in poisoned)
+        if steps.attack is not None or steps.combine.needs == "each":
+            messages, keys = pipeline.together(list(stacks), groups)
+            stacks = [(pipeline.attacked(steps, messages, positions, key), keys)]
+        return gather(steps, guards, stacks)
 
 
 def gather(steps: Pipeline, guards: Tree, stacks: Iterable[tuple[Message, Tensor]]) -> Aggregate:
-    """The aggregate of stacks of decoded messages ``(C,)``, each with its clients' keys ``(C,)``, summed in their order."""
-    guarded, combine = (pipeline.on_messages(steps, guards, messages, keys) for messages, keys in stacks), steps.combine
-    if combine.needs == "sum":
-        return combine.finish(cohort.total(combine.partial(messages) for messages in guarded))
-    return combine.finish(combine.partial(cohort.concatenate(list(guarded))))
+    """The aggregate of stacks of decoded messages ``(C,)``, each with its clients' keys ``(C,)``, summed in their order.
+
+    ``steps`` are those of the round, from :func:`metabayfl.engine.pipeline.drawn`.
+    """
+    return pipeline.combined(steps.combine, (pipeline.on_messages(steps, guards, messages, keys) for messages, keys in stacks))
 
 
 def nobody(combine: Combine, meta: Tree) -> Aggregate:

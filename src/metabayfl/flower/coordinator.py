@@ -71,6 +71,7 @@ class Info(NamedTuple):
     clients: int  # whose messages came
     validation: float | None  # mean loss of the validation clients, in rounds that looked
     seconds: float
+    screened: int  # messages that a defence left out
     skipped: dict[str, str]  # clients without a message, and why
 
 
@@ -166,7 +167,8 @@ def rounds(job: Job, setting: Setting, members: Members, state: TrainState) -> I
         loss, examples = mean_loss(aggregate)
         require_finite(run.algorithm, loss, state.round)
         seconds = time.perf_counter() - started
-        yield state, Info(state.round, loss, examples, len(heard.messages), validation, seconds, {**heard.skipped, **unseen})
+        screened = int(aggregate.metrics.get("screened", 0))
+        yield state, Info(state.round, loss, examples, len(heard.messages), validation, seconds, screened, {**heard.skipped, **unseen})
 
 
 def _no_quorum(number: int, came: int, setting: Setting, skipped: dict[str, str]) -> str:

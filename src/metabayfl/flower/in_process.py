@@ -10,6 +10,7 @@ from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -92,22 +93,29 @@ class InProcessGrid(Grid):  # type: ignore[misc]  # Flower's types are not read
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The replies to these messages, each once."""
-        from flwr.proto.message_pb2 import Message as Proto
-
-        return [message_from_proto(Proto.FromString(self._replies.pop(ticket))) for ticket in message_ids if ticket in self._replies]
+        return [message_from_proto(ProtoMessage.FromString(self._replies.pop(ticket))) for ticket in message_ids if ticket in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Push and pull at once."""
         return self.pull_messages(self.push_messages(messages))
 
 
-def rehearse(job: Job, sites: Sequence[Site]) -> Strategy:
-    """Run a job with all its sites in this process; returns the strategy that ``job.out`` then holds."""
+def grid_of(sites: Sequence[Site]) -> InProcessGrid:
+    """A grid of these sites, node ids from 2."""
     app = client_app()
     configs = {
         SERVER + 1 + at: {"site": site.name, "data": str(site.data), "folder": str(site.folder), "client-column": site.client_column}
         for at, site in enumerate(sites)
     }
-    grid = InProcessGrid(dict.fromkeys(configs, app), configs, {node: str(config["site"]) for node, config in configs.items()})
+    return InProcessGrid(dict.fromkeys(configs, app), configs, {node: str(config["site"]) for node, config in configs.items()})
+
+
+def run_on(grid: InProcessGrid, job: Job) -> Strategy:
+    """Run a job's server app on a grid; returns the strategy that ``job.out`` then holds."""
     server_app(lambda context: job, grid.clock)(grid, Context(1, SERVER, {}, RecordDict(), {}))
     return load_strategy(job.out / STRATEGY)
+
+
+def rehearse(job: Job, sites: Sequence[Site]) -> Strategy:
+    """Run a job with all its sites in this process."""
+    return run_on(grid_of(sites), job)

@@ -8,8 +8,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metabayfl.config import Config
+from metabayfl.config import Config, check_algorithm, train_options
 from metabayfl.data import DataOptions, Federation, Schema, in_memory
+from metabayfl.engine.options import TrainOptions
 from metabayfl.errors import ConfigError, FederationError, MetabayflError
 from metabayfl.study import Run, prepare
 from metabayfl.table import parse
@@ -34,13 +35,14 @@ def plan(config: Config, algorithm: str, seed: int, test_share: float = 0.2, sch
     Raises:
         ConfigError: for what a federation of real sites cannot do.
     """
-    check(config.data, config.train.sampler)
+    check_algorithm(algorithm)
+    check(config.data, train_options(config, algorithm))
     if not 0.0 <= test_share < 1.0:
         raise ConfigError(f"test_share is {test_share}, expected a share from 0, below 1")
     return Plan(dataclasses.replace(config, data=dataclasses.replace(config.data, **HERE)), algorithm, seed, test_share, schema)
 
 
-def check(options: DataOptions, sampler: str) -> None:
+def check(options: DataOptions, train: TrainOptions) -> None:
     """Refuse options that only make sense where all data are in one place."""
     if options.partition != "natural":
         raise ConfigError(f"data.partition is {options.partition!r}: sites have clients of their own, set it to 'natural'")
@@ -53,7 +55,9 @@ def check(options: DataOptions, sampler: str) -> None:
         raise ConfigError(
             "data.flag_use is 'heldout', but a federation holds out clients by name: set it to 'exclude' or 'only', and name them in heldout_ids"
         )
-    if sampler == "diverse":
+    if train.attack is not None:
+        raise ConfigError("train.attack makes clients hostile in simulation: leave it out where clients are real")
+    if train.sampler == "diverse":
         raise ConfigError(
             "train.sampler 'diverse' needs a summary of every client's targets, which sites keep to themselves: use uniform, poisson or size"
         )

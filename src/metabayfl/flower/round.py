@@ -10,9 +10,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metabayfl.engine import cohort, pipeline, tasks
+from metabayfl.engine.pipeline import Pipeline
 from metabayfl.engine.rounds import TrainState, gather, nobody, round_key
 from metabayfl.engine.sampling import SAMPLERS
 from metabayfl.errors import FederationError
@@ -41,6 +43,7 @@ class Cohort(NamedTuple):
 
     ids: tuple[str, ...]
     keys: Tensor  # (C,)
+    places: NDArray[np.int64]  # (C,) where each stands in the draw
     owners: dict[str, list[str]]  # clients by site
 
 
@@ -54,10 +57,10 @@ def draw(run: Run, registry: Registry, number: int) -> Cohort:
     keys = tasks.client_keys(round_key(run.seed, number), population, positions)
     order = _order(run, population.sizes[positions]) if len(positions) else np.zeros(0, np.int64)
     ids = tuple(population.ids[positions[row]] for row in order)
-    return Cohort(ids, keys[torch.from_numpy(order)], _owners(registry, ids))
+    return Cohort(ids, keys[torch.from_numpy(order)], order, _owners(registry, ids))
 
 
-def _order(run: Run, samples: Any) -> Any:
+def _order(run: Run, samples: NDArray[np.int64]) -> NDArray[np.int64]:
     """How the engine goes through a cohort in chunks of one client: its sum depends on it in the last bit."""
     sizes = np.minimum(samples, run.options.task_samples or np.inf).astype(np.int64)
     return np.concatenate(tasks.chunks(sizes, 1, cohort.call_cost(run.algorithm.model)))
@@ -126,10 +129,14 @@ def drive(phases: Round, exchange: Callable[[Ask], Replies]) -> Heard:
         return heard
 
 
-def aggregate(setting: Setting, steps: pipeline.Pipeline, state: TrainState, drawn: Cohort, heard: Heard) -> Aggregate:
-    """The engine's aggregate of the messages that came, in the cohort's order."""
-    came = [(heard.messages[id], key) for id, key in zip(drawn.ids, drawn.keys, strict=True) if id in heard.messages]
-    if not came:
+def aggregate(setting: Setting, steps: Pipeline, state: TrainState, drawn: Cohort, heard: Heard) -> Aggregate:
+    """The engine's aggregate of the messages that came: summed in the cohort's order, or all together in the order of the draw."""
+    rows = [row for row, id in enumerate(drawn.ids) if id in heard.messages]
+    if not rows:
         return nobody(steps.combine, state.server.meta)
+    now = pipeline.drawn(steps, round_key(setting.run.seed, state.round))
+    stacks = [(cohort.stack([heard.messages[drawn.ids[row]]]), drawn.keys[row][None]) for row in rows]
+    if now.combine.needs == "each":
+        stacks = [pipeline.together(stacks, [drawn.places[row : row + 1] for row in rows])]
     with torch.no_grad():
-        return gather(steps, state.guards, ((cohort.stack([message]), key[None]) for message, key in came))
+        return gather(now, state.guards, stacks)
