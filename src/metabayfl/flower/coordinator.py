@@ -7,6 +7,7 @@ that had answered it give the same replies.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
@@ -141,10 +142,11 @@ def _agreed(job: Job, transport: Transport) -> Plan:
     path = job.out / PLAN
     if path.exists():
         kept = from_json(storage.read_json(path))
-        if kept != job.plan and kept._replace(schema=None) != job.plan:
+        if job.plan not in (kept._replace(run=""), kept._replace(run="", schema=None)):
             raise ArtifactError(f"{path} is another plan (config, algorithm, seed or schema): choose another --out, or delete it to start anew")
         return kept
-    agreed = job.plan if job.plan.schema is not None else agreeing.complete(job.plan, transport, job.options.sites, job.options.patience)
+    fresh = job.plan._replace(run=secrets.token_hex(8))
+    agreed = fresh if fresh.schema is not None else agreeing.complete(fresh, transport, job.options.sites, job.options.patience)
     storage.write_json(path, to_json(agreed))
     return agreed
 

@@ -27,6 +27,7 @@ class Plan(NamedTuple):
     seed: int
     test_share: float  # of every training client's rows, kept out of training to judge its own model by; 0 keeps none
     schema: Schema | None  # None until it is agreed
+    run: str = ""  # drawn by the server for each new run, so that one that is repeated is told from one that goes on; no number depends on it
 
 
 def plan(config: Config, algorithm: str, seed: int, test_share: float = 0.2, schema: Schema | None = None) -> Plan:
@@ -89,7 +90,8 @@ def from_json(table: Any) -> Plan:
     """
     try:
         schema = None if table["schema"] is None else Schema.from_json(table["schema"])
-        return plan(parse(Config, table["config"], "the plan"), str(table["algorithm"]), int(table["seed"]), float(table["test_share"]), schema)
+        agreed = plan(parse(Config, table["config"], "the plan"), str(table["algorithm"]), int(table["seed"]), float(table["test_share"]), schema)
+        return agreed._replace(run=str(table["run"]))
     except (KeyError, TypeError, ValueError) as error:
         raise FederationError(f"the plan of this federation cannot be read: {error}; both ends must run the same metabayfl") from error
 
