@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from metabayfl.aggregators import COMBINES
+from metabayfl.engine.asynchronous import AsynchronousOptions
+from metabayfl.engine.population import PopulationOptions
 from metabayfl.engine.sampling import SAMPLERS
 from metabayfl.errors import ConfigError, unknown
 
@@ -30,6 +32,8 @@ class TrainOptions:
         chunk: clients in one vectorised call; 0 chooses by the model's size.
         vectorise: ``False`` runs one client at a time, with the same numbers.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
+        population: how training clients come and go; everyone is there unless said.
+        asynchronous: how the server works without rounds; it works in rounds unless said.
     """
 
     rounds: int = 100
@@ -44,6 +48,8 @@ class TrainOptions:
     chunk: int = 0
     vectorise: bool = True
     device: str = "cpu"
+    population: PopulationOptions = field(default_factory=PopulationOptions)
+    asynchronous: AsynchronousOptions | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -59,6 +65,14 @@ class TrainOptions:
         for name in ("rounds", "task_samples", "validate_every", "patience", "chunk"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        _check_turnout(self)
+
+
+def _check_turnout(options: TrainOptions) -> None:
+    if options.sampler == "poisson" and (options.asynchronous or options.population.overselect > 1.0):
+        raise ConfigError("sampler is 'poisson', which has no fixed cohort: leave out asynchronous and overselect, or choose another sampler")
+    if options.asynchronous and options.population.overselect > 1.0:
+        raise ConfigError("overselect fills the cohorts of rounds, and asynchronous has none: raise concurrency instead")
 
 
 def _check_device(name: str) -> None:

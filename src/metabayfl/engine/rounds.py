@@ -6,24 +6,26 @@ Every round is a pure function of (state, seed, round), so a run that goes on fr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metabayfl import random, tree
 from metabayfl.aggregators import Combine
 from metabayfl.algorithms import side_by_side
 from metabayfl.data.federation import Clients, Federation
-from metabayfl.engine import cohort, pipeline, tasks
+from metabayfl.engine import asynchronous, cohort, pipeline, population, tasks
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.pipeline import Pipeline
-from metabayfl.engine.sampling import SAMPLERS, Sampler
+from metabayfl.engine.population import Population, Turnout
+from metabayfl.engine.tasks import Block, Group
 from metabayfl.errors import MetabayflError
 from metabayfl.evaluation.validation import validation_loss
-from metabayfl.types import Aggregate, Algorithm, Key, ServerState, Tree
+from metabayfl.types import Aggregate, Algorithm, Key, Message, ServerState, Tree
 
 
 class TrainState(NamedTuple):
@@ -36,23 +38,38 @@ class TrainState(NamedTuple):
     best_loss: float  # nats on the validation clients; inf before the first look
     stalled: int  # looks since the best one
     guards: Tree  # what the pipeline's guards carry from round to round, ``{}`` without any
+    flights: Tree  # clients at work and their strategies, ``{}`` where the server works in rounds
 
 
 class RoundInfo(NamedTuple):
-    """What happened in one round."""
+    """What happened in one round, or in one step of a server that works without rounds."""
 
     round: int  # rounds done, from 1
     loss: float | None  # mean training loss of the cohort's examples, nats; None where clients keep it to themselves
     examples: int
-    clients: int
+    clients: int  # whose messages were used
     validation: float | None  # mean loss of the validation clients, in rounds that looked
     seconds: float
+    available: int  # training clients that were there
+    sampled: int  # clients that were asked
+    lost: int  # messages that never came, or came too late or too stale
+    duration: float  # simulated time, in median response times of a client
+    staleness: float  # mean number of server's steps that messages were behind
+
+
+class Stack(NamedTuple):
+    """Messages of one group as the server decodes them, with a leading axis ``C``."""
+
+    messages: Message
+    keys: Tensor  # (C,) the clients' keys
+    scale: float = 1.0  # what their updates are multiplied by
 
 
 def begin(algorithm: Algorithm, options: TrainOptions, seed: int) -> TrainState:
     """The state before the first round."""
     meta = tree.to(algorithm.init(random.fold(random.key(seed), "init")), torch.device(options.device))
-    return TrainState(0, algorithm.begin(meta), meta, 0, float("inf"), 0, pipeline.begin(pipeline.build(options), meta))
+    guards, flights = pipeline.begin(pipeline.build(options), meta), asynchronous.begin(options.asynchronous, meta)
+    return TrainState(0, algorithm.begin(meta), meta, 0, float("inf"), 0, guards, flights)
 
 
 def rounds(
@@ -71,16 +88,17 @@ def rounds(
         MetabayflError: if the loss is no longer finite; names the round and what to try.
     """
     state = begin(algorithm, options, seed) if state is None else state
-    sampler, steps = SAMPLERS[options.sampler](federation.train), pipeline.build(options)
+    people, steps = population.settle(options.population, options.sampler, federation.train, seed), pipeline.build(options)
+    turn = one_round if options.asynchronous is None else one_buffer
     while algorithm.federated and state.round < options.rounds and not _exhausted(state, options):
         started = time.perf_counter()
-        state, aggregate, clients = one_round(algorithm, federation.train, sampler, steps, options, seed, state)
+        state, aggregate, turnout = turn(algorithm, federation.train, people, steps, options, seed, state)
         state, validation = _judge(algorithm, federation, options, seed, state)
         seconds = time.perf_counter() - started
         loss, count = mean_loss(aggregate)
         if loss is not None and not np.isfinite(loss):
             raise MetabayflError(f"the training loss of {algorithm.name} is {loss} in round {state.round}: lower its learning rates")
-        yield state, RoundInfo(state.round, loss, count, clients, validation, seconds)
+        yield state, RoundInfo(round=state.round, loss=loss, examples=count, validation=validation, seconds=seconds, **turnout._asdict())
 
 
 def mean_loss(aggregate: Aggregate) -> tuple[float | None, int]:
@@ -92,13 +110,26 @@ def mean_loss(aggregate: Aggregate) -> tuple[float | None, int]:
 
 
 def one_round(
-    algorithm: Algorithm, clients: Clients, sampler: Sampler, steps: Pipeline, options: TrainOptions, seed: int, state: TrainState
-) -> tuple[TrainState, Aggregate, int]:
-    """One communication round: sample a cohort, run its clients, combine, step; returns the new state, the aggregate and the cohort's size."""
-    positions = sampler(np.random.default_rng([seed, state.round]), options.cohort)
+    algorithm: Algorithm, clients: Clients, people: Population, steps: Pipeline, options: TrainOptions, seed: int, state: TrainState
+) -> tuple[TrainState, Aggregate, Turnout]:
+    """One communication round: ask a cohort, run those that answer, combine, step; returns the new state, the aggregate and who took part."""
     key = round_key(seed, state.round)
-    aggregate = run_cohort(algorithm, steps, state.guards, clients, positions, key, options, state.server.meta)
-    return server_step(algorithm, steps, state, aggregate, key), aggregate, len(positions)
+    positions, turnout = population.turn_up(people, options.cohort, np.random.default_rng([seed, state.round]), key, state.round)
+    groups = population.groups(people, state.server.meta, positions, tasks.client_keys(key, clients, positions))
+    aggregate = run_groups(algorithm, steps, state.guards, clients, groups, options)
+    return server_step(algorithm, steps, state, aggregate, key), aggregate, turnout
+
+
+def one_buffer(
+    algorithm: Algorithm, clients: Clients, people: Population, steps: Pipeline, options: TrainOptions, seed: int, state: TrainState
+) -> tuple[TrainState, Aggregate, Turnout]:
+    """One step of an asynchronous server, as soon as its buffer is full; returns as :func:`one_round` does."""
+    assert options.asynchronous is not None, "callers ask before"
+    key = round_key(seed, state.round)
+    flights, groups, turnout = asynchronous.fill(options.asynchronous, people, state.flights, seed, state.round, key)
+    aggregate = run_groups(algorithm, steps, state.guards, clients, groups, options)
+    after = server_step(algorithm, steps, state, aggregate, key)
+    return after._replace(flights=asynchronous.publish(flights, after.round, after.server.meta)), aggregate, turnout
 
 
 def round_key(seed: int, number: int) -> Key:
@@ -122,27 +153,53 @@ def run_cohort(
     options: TrainOptions,
     meta: Tree,
 ) -> Aggregate:
-    """The cohort's aggregate: strategy down as clients decode it, messages in chunks, sums inside each chunk."""
-    if not len(positions):
-        return nobody(steps.combine, meta)
-    seen, combine = cohort.by_columns(algorithm.down.round_trip(meta, None)), steps.combine
-    device = torch.device(options.device)
-    pays = side_by_side.pays(tree.size(seen), device)
-    limit = options.chunk or (cohort.chunk_limit(tree.size(seen)) if pays else 1)
-    names = tasks.client_keys(key, clients, positions)
-    sizes = np.minimum(clients.sizes[positions], options.task_samples or np.inf).astype(np.int64)
-    blocks = (
-        tasks.block(clients, positions[rows], names[torch.from_numpy(rows)], options.support_share, device, options.task_samples)
-        for rows in tasks.chunks(sizes, limit, cohort.call_cost(algorithm.model))
-    )
-    if options.vectorise and pays and not algorithm.clients and steps.plain and cohort.takes_one_pass(algorithm):
-        return combine.finish(cohort.total(cohort.one_pass(algorithm, combine, seen, block) for block in blocks))
+    """The aggregate of honest clients that all start from ``meta``."""
+    return run_groups(algorithm, steps, guards, clients, [Group(meta, positions, tasks.client_keys(key, clients, positions))], options)
+
+
+def run_groups(algorithm: Algorithm, steps: Pipeline, guards: Tree, clients: Clients, groups: list[Group], options: TrainOptions) -> Aggregate:
+    """The groups' aggregate: strategy down as clients decode it, messages in chunks, sums inside each chunk."""
+    meta, combine = groups[0].meta, steps.combine
+    if not any(len(group.positions) for group in groups):
+        return nobody(combine, meta)
+    pays = side_by_side.pays(tree.size(meta), torch.device(options.device))
+    limit = options.chunk or (cohort.chunk_limit(tree.size(meta)) if pays else 1)
+    work = (item for group in groups for item in _blocks(algorithm, clients, group, options, limit))
+    plain = steps.plain and all(group.claim == 1.0 for group in groups)
+    if options.vectorise and pays and not algorithm.clients and plain and cohort.takes_one_pass(algorithm):
+        parts = ((cohort.one_pass(algorithm, combine, seen, block), group) for group, seen, block in work)
+        return combine.finish(cohort.total({**part, "update": _scaled(part["update"], group.scale)} for part, group in parts))
     run = cohort.messages if options.vectorise and (pays or algorithm.clients) else cohort.messages_by_loop
     with torch.no_grad():
-        guarded = (pipeline.on_messages(steps, guards, run(algorithm, seen, block), block.keys) for block in blocks)
-        if combine.needs == "sum":
-            return combine.finish(cohort.total(combine.partial(messages) for messages in guarded))
-        return combine.finish(combine.partial(cohort.concatenate(list(guarded))))
+        stacks = (Stack(_claimed(run(algorithm, seen, block), group.claim), block.keys, group.scale) for group, seen, block in work)
+        return gather(steps, guards, stacks)
+
+
+def _blocks(algorithm: Algorithm, clients: Clients, group: Group, options: TrainOptions, limit: int) -> Iterator[tuple[Group, Tree, Block]]:
+    """A group in blocks of at most ``limit`` clients, read as they are due, with the strategy as they decode it."""
+    seen, device = cohort.by_columns(algorithm.down.round_trip(group.meta, None)), torch.device(options.device)
+    sizes = np.minimum(clients.sizes[group.positions], options.task_samples or np.inf).astype(np.int64)
+    for rows in tasks.chunks(sizes, limit, cohort.call_cost(algorithm.model)):
+        own, keys = group.positions[rows], group.keys[torch.from_numpy(rows)]
+        yield group, seen, tasks.block(clients, own, keys, options.support_share, device, options.task_samples)
+
+
+def gather(steps: Pipeline, guards: Tree, stacks: Iterable[Stack]) -> Aggregate:
+    """The aggregate of stacks of messages: guarded, scaled if stale, and summed in their order."""
+    combine = steps.combine
+    guarded = ((pipeline.on_messages(steps, guards, stack.messages, stack.keys), stack.scale) for stack in stacks)
+    arrived = (messages._replace(update=_scaled(messages.update, scale)) for messages, scale in guarded)
+    if combine.needs == "sum":
+        return combine.finish(cohort.total(combine.partial(messages) for messages in arrived))
+    return combine.finish(combine.partial(cohort.concatenate(list(arrived))))
+
+
+def _scaled(update: Tree, scale: float) -> Tree:
+    return update if scale == 1.0 else tree.scale(update, scale)
+
+
+def _claimed(messages: Message, claim: float) -> Message:
+    return messages if claim == 1.0 else messages._replace(weight=messages.weight * claim)
 
 
 def nobody(combine: Combine, meta: Tree) -> Aggregate:
