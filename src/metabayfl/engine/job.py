@@ -88,11 +88,13 @@ def restore(directory: Path, algorithm: Algorithm, options: TrainOptions, seed: 
     numbers, facts = tree.to(tree_file.fit(numbers, _numbers(start), str(path)), options.device), about["facts"]
     server = ServerState(numbers["meta"], numbers["optimizer"])
     best_loss = float.fromhex(facts["best_loss"])
-    return TrainState(facts["round"], server, numbers["best"], facts["best_round"], best_loss, facts["stalled"], numbers["guards"])
+    return TrainState(
+        facts["round"], server, numbers["best"], facts["best_round"], best_loss, facts["stalled"], numbers["guards"], numbers["flights"]
+    )
 
 
 def _numbers(state: TrainState) -> Tree:
-    return {"meta": state.server.meta, "optimizer": state.server.optimizer, "best": state.best, "guards": state.guards}
+    return {"meta": state.server.meta, "optimizer": state.server.optimizer, "best": state.best, "guards": state.guards, "flights": state.flights}
 
 
 def read_metrics(path: Path) -> list[dict[str, object]]:

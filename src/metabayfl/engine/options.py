@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from metabayfl.aggregators import COMBINES, DefenceOptions, require_cohort
 from metabayfl.attacks import ATTACKS, AttackOptions
+from metabayfl.engine.asynchronous import AsynchronousOptions
+from metabayfl.engine.population import PopulationOptions
 from metabayfl.engine.sampling import SAMPLERS
 from metabayfl.errors import ConfigError, unknown
 
@@ -33,6 +35,8 @@ class TrainOptions:
         device: ``cpu``, ``cuda`` or ``cuda:1``.
         defence: how hostile clients' messages are withstood; none by default.
         attack: which training clients are hostile and what they do, to try a defence in simulation.
+        population: how training clients come and go; everyone is there unless said.
+        asynchronous: how the server works without rounds; it works in rounds unless said.
     """
 
     rounds: int = 100
@@ -49,6 +53,8 @@ class TrainOptions:
     device: str = "cpu"
     defence: DefenceOptions | None = None
     attack: AttackOptions | None = None
+    population: PopulationOptions = field(default_factory=PopulationOptions)
+    asynchronous: AsynchronousOptions | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -68,6 +74,14 @@ class TrainOptions:
             require_cohort(self.defence, self.cohort)
         if self.attack is not None and self.attack.name not in ATTACKS:
             raise unknown("attack", self.attack.name, ATTACKS)
+        _check_turnout(self)
+
+
+def _check_turnout(options: TrainOptions) -> None:
+    if options.sampler == "poisson" and (options.asynchronous or options.population.overselect > 1.0):
+        raise ConfigError("sampler is 'poisson', which has no fixed cohort: leave out asynchronous and overselect, or choose another sampler")
+    if options.asynchronous and options.population.overselect > 1.0:
+        raise ConfigError("overselect fills the cohorts of rounds, and asynchronous has none: raise concurrency instead")
 
 
 def _check_device(name: str) -> None:
