@@ -134,7 +134,7 @@ def _train_and_score(run: Run) -> Generator[Event, None, None]:
     reset_peak()
     for _, info in job.run(run.directory, run.algorithm, run.federation, run.options, run.seed, identity(run)):
         yield Trained(run.name, run.seed, run.options.rounds, info)
-    state = job.restore(run.directory, run.algorithm, run.seed, run.options.device, identity(run))
+    state = job.restore(run.directory, run.algorithm, run.options, run.seed, identity(run))
     yield Scored(run.name, run.seed, _score(run, state))
 
 

@@ -57,14 +57,15 @@ class Aggregate(NamedTuple):
 
 
 class Guard(NamedTuple):
-    """A step on a message's way, its two halves together: ``client`` runs where the data are, ``server`` on the cohort's aggregate.
+    """A step on the way of the messages, its two halves together: one on each message before it is summed, one on the cohort's aggregate.
 
-    Guards run in order on clients and in reverse on the server. Their state is the server's; what clients need of it travels with the strategy.
+    ``client`` runs on the client where secure aggregation hides its message from the server, else on arrival, where no hostile client can leave
+    it out. Several guards run in order on messages and in reverse on the aggregate.
     """
 
     name: str
     begin: Callable[[Tree], Tree]  # the strategy -> the guard's state, ``{}`` where it has none
-    client: Callable[[Tree, Message, Key], Message]  # state, message, the client's key of this round; pure and vmappable
+    client: Callable[[Tree, Message, Key], Message]  # state, message as decoded, the client's key of this round; pure and vmappable
     server: Callable[[Tree, Aggregate, Key], tuple[Tree, Aggregate]]  # state, aggregate, the round's key -> new state, aggregate
 
 

@@ -13,6 +13,7 @@ from metabayfl.algorithms import ALGORITHMS
 from metabayfl.data import Federation
 from metabayfl.engine import cohort, rounds
 from metabayfl.engine.options import TrainOptions
+from metabayfl.engine.pipeline import Pipeline
 from metabayfl.models import mlp
 from metabayfl.types import Aggregate, Algorithm, Message, Tree
 
@@ -26,7 +27,7 @@ def _algorithm(name: str) -> Algorithm:
 def _run(algorithm: Algorithm, federation: Federation, options: TrainOptions, combine: aggregators.Combine | None = None) -> Aggregate:
     meta = tree.to(algorithm.init(random.key(1)), torch.float64)
     chosen = combine or aggregators.COMBINES[options.weighting]()
-    return rounds.run_cohort(algorithm, chosen, federation.train, EVERYONE, random.key(2), options, meta)
+    return rounds.run_cohort(algorithm, Pipeline(chosen), {}, federation.train, EVERYONE, random.key(2), options, meta)
 
 
 def _assert_equal(a: Aggregate, b: Aggregate) -> None:
@@ -47,7 +48,7 @@ def test_vectorised_equals_looped_for_every_algorithm(name: str, weighting: str,
 @pytest.mark.parametrize("name", sorted(name for name in ALGORITHMS if _algorithm(name).objective is not None))
 def test_one_pass_for_the_cohort_equals_the_sum_of_the_clients(name: str, federation: Federation) -> None:
     algorithm = _algorithm(name)._replace(up=compression.exact(), down=compression.exact(), clients=None)
-    assert cohort.takes_one_pass(algorithm, aggregators.weighted_mean())
+    assert cohort.takes_one_pass(algorithm)
     _assert_equal(_run(algorithm, federation, TrainOptions()), _run(algorithm._replace(objective=None), federation, TrainOptions()))
 
 
@@ -83,4 +84,4 @@ def test_a_combine_that_needs_each_update_sees_the_whole_cohort(federation: Fede
 
 def test_compressed_messages_are_not_taken_in_one_pass() -> None:
     algorithm = _algorithm("maml")
-    assert not cohort.takes_one_pass(algorithm._replace(up=compression.int8()), aggregators.weighted_mean())
+    assert not cohort.takes_one_pass(algorithm._replace(up=compression.int8()))

@@ -37,7 +37,7 @@ def events(folder: Path, federation: Federation, *, options: TrainOptions = OPTI
 
 
 def restored(folder: Path) -> TrainState:
-    return job.restore(folder, algorithm(), 0, "cpu", "a")
+    return job.restore(folder, algorithm(), OPTIONS, 0, "a")
 
 
 def same(a: TrainState, b: TrainState) -> bool:
@@ -139,9 +139,9 @@ def test_the_checkpoint_of_another_run_is_refused(federation: Federation, whole:
     with pytest.raises(ArtifactError, match=r"belongs to another run .* choose another --out, or delete it"):
         next(events(whole, federation, identity="b"))
     with pytest.raises(ArtifactError, match="belongs to another run"):
-        job.restore(whole, algorithm(hidden=7), 0, "cpu", "b")
+        job.restore(whole, algorithm(hidden=7), OPTIONS, 0, "b")
     with pytest.raises(ArtifactError, match="does not fit this algorithm and model"):
-        job.restore(whole, algorithm(hidden=7), 0, "cpu", "a")
+        job.restore(whole, algorithm(hidden=7), OPTIONS, 0, "a")
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(federation: Federation, whole: Path, tmp_path: Path) -> None:

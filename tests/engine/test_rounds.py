@@ -70,7 +70,7 @@ def test_without_validation_the_last_strategy_is_kept(algorithm: Algorithm, fede
 def test_an_algorithm_without_communication_runs_no_round(federation: Federation) -> None:
     local = ALGORITHMS["local"](mlp((4,), 3, hidden=(6,)))
     assert list(rounds(local, federation, TrainOptions(rounds=5), 0)) == []
-    assert begin(local, 0).round == 0
+    assert begin(local, TrainOptions(), 0).round == 0
 
 
 def test_a_loss_that_runs_away_says_so(federation: Federation) -> None:

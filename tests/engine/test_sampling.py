@@ -13,7 +13,8 @@ from metabayfl.engine.sampling import SAMPLERS, diverse, size_weighted
 def test_cohorts_are_distinct_seeded_and_never_larger_than_the_population(name: str, federation: Federation) -> None:
     sample = SAMPLERS[name](federation.train)
     first, again = (sample(np.random.default_rng(3), 5) for _ in range(2))
-    assert len(set(first.tolist())) == 5
+    assert len(set(first.tolist())) == len(first)
+    assert len(first) == 5 or name == "poisson"
     np.testing.assert_array_equal(first, again)
     assert sorted(sample(np.random.default_rng(0), 100).tolist()) == list(range(8))
 
@@ -40,3 +41,10 @@ def test_diverse_works_on_regression_targets() -> None:
     data = [(np.zeros((4, 1), np.float32), np.full((4, 1), value, np.float32)) for value in (0.0, 0.0, 0.0, 9.0)]
     sample = diverse(in_memory(list("abcd"), data, [4] * 4))
     assert all(3 in sample(np.random.default_rng(seed), 2) for seed in range(20))
+
+
+def test_poisson_cohorts_have_the_asked_size_on_average_and_may_be_empty(federation: Federation) -> None:
+    sampler = SAMPLERS["poisson"](federation.train)
+    sizes = [len(sampler(np.random.default_rng(seed), 2)) for seed in range(2000)]
+    assert abs(np.mean(sizes) - 2.0) < 4 * np.sqrt(8 * 0.25 * 0.75 / 2000)
+    assert min(sizes) == 0

@@ -88,3 +88,7 @@ def test_a_round_takes_at_most_so_many_samples(federation: Federation) -> None:
     block = tasks.block(federation.train, index, keys, 0.5, CPU, 8)
     counts = block.tasks.support.mask.sum(1) + block.tasks.query.mask.sum(1)
     assert counts.tolist() == [5.0, 8.0]
+
+
+def test_single_clients_keep_their_order() -> None:
+    assert [part.tolist() for part in tasks.chunks(np.array([3, 9, 5]), 1)] == [[0], [1], [2]]

@@ -30,12 +30,29 @@ def _mean(name: str, weights: Callable[[Tensor], Tensor]) -> Combine:
         mean = tree.map(lambda leaf: leaf / weight, total["update"])  # not times 1 / weight: that would be rounded to the weight's float32
         return Aggregate(mean, total["weight"], total["metrics"])
 
-    return Combine(name, "sum", weights, partial, finish)
+    return Combine(name, "sum", weights, partial, finish, linear=True)
 
 
 def weighted_mean() -> Combine:
     """``sum_c weight_c update_c / sum_c weight_c``: FedAvg's, weight = examples (McMahan et al. 2017, Algorithm 1)."""
     return _mean("examples", lambda examples: examples)
+
+
+def fixed_mean(count: float) -> Combine:
+    """``sum_c update_c / count`` over clients that have an example, whoever came: a client more or less moves it by ``|update_c| / count`` at most.
+
+    That is the sensitivity that differential privacy needs (DP-FedAvg, McMahan et al. 2018, equation 1, the estimator with a fixed denominator).
+
+    Args:
+        count: how many clients a round expects, sampling rate times population.
+    """
+    mean = uniform_mean()
+
+    def finish(total: Tree) -> Aggregate:
+        update = tree.map(lambda leaf: leaf / count, total["update"])
+        return Aggregate(update, total["weight"], total["metrics"])
+
+    return mean._replace(name="fixed", finish=finish)
 
 
 def uniform_mean() -> Combine:

@@ -43,7 +43,8 @@ def follow(events: Generator[Event, None, None], console: Console, runs: int) ->
 
 def _figures(event: Trained) -> str:
     looked = "" if event.info.validation is None else f" · validation {event.info.validation:.3f}"
-    return f"loss {event.info.loss:.3f}{looked}"
+    loss = "" if event.info.loss is None else f"loss {event.info.loss:.3f}"
+    return f"{loss}{looked}"
 
 
 def show_comparison(summary: dict[str, object], console: Console) -> None:

@@ -9,15 +9,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from metabayfl import storage, tree, tree_file
 from metabayfl.data.federation import Federation
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.rounds import RoundInfo, TrainState, begin, rounds
 from metabayfl.errors import ArtifactError, StorageError
-from metabayfl.types import Algorithm, ServerState
+from metabayfl.types import Algorithm, ServerState, Tree
 
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+
+
+class Line(Protocol):
+    """What a line of metrics is made of: a ``NamedTuple`` with the number of the ``round``."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+Info = TypeVar("Info", bound=Line)
 
 
 def run(
@@ -37,13 +47,20 @@ def run(
         ArtifactError: if the checkpoint found is damaged or belongs to another run.
         StorageError: if a checkpoint cannot be written; the one before it stays.
     """
-    start = restore(directory, algorithm, seed, options.device, identity)
+    start = restore(directory, algorithm, options, seed, identity)
+    yield from record(directory, start, rounds(algorithm, federation, options, seed, start), options.checkpoint_every, identity)
+
+
+def record(
+    directory: Path, start: TrainState, steps: Iterator[tuple[TrainState, Info]], every: int, identity: str
+) -> Iterator[tuple[TrainState, Info]]:
+    """Pass rounds on as they come, each with its line of metrics, and a checkpoint after ``every`` so many."""
     state, saved = start, start.round
     _cut_metrics(directory / METRICS, start.round)
     try:
-        for state, info in rounds(algorithm, federation, options, seed, start):
+        for state, info in steps:
             _append(directory / METRICS, info)
-            if state.round % options.checkpoint_every == 0:
+            if state.round % every == 0:
                 save(directory, state, identity)
                 saved = state.round
             yield state, info
@@ -54,25 +71,28 @@ def run(
 
 def save(directory: Path, state: TrainState, identity: str) -> None:
     """Write the checkpoint of a state, atomically."""
-    numbers = {"meta": state.server.meta, "optimizer": state.server.optimizer, "best": state.best}
     facts = {name: getattr(state, name) for name in ("round", "best_round", "best_loss", "stalled")}
     facts["best_loss"] = facts["best_loss"].hex()  # to the bit, and infinity has no JSON
-    tree_file.save_tree(directory / CHECKPOINT, numbers, {"identity": identity, "facts": facts}, kind="checkpoint")
+    tree_file.save_tree(directory / CHECKPOINT, _numbers(state), {"identity": identity, "facts": facts}, kind="checkpoint")
 
 
-def restore(directory: Path, algorithm: Algorithm, seed: int, device: str, identity: str) -> TrainState:
+def restore(directory: Path, algorithm: Algorithm, options: TrainOptions, seed: int, identity: str) -> TrainState:
     """The state of the checkpoint in ``directory``, or the beginning where there is none."""
-    start = begin(algorithm, seed, device)
+    start = begin(algorithm, options, seed)
     path = directory / CHECKPOINT
     if not path.exists():
         return start
     numbers, about = tree_file.load_tree(path, kind="checkpoint")
     if about.get("identity") != identity:
         raise ArtifactError(f"{path} belongs to another run (other config, data, seed or version): choose another --out, or delete it to start anew")
-    expected = {"meta": start.server.meta, "optimizer": start.server.optimizer, "best": start.best}
-    numbers, facts = tree.to(tree_file.fit(numbers, expected, str(path)), device), about["facts"]
+    numbers, facts = tree.to(tree_file.fit(numbers, _numbers(start), str(path)), options.device), about["facts"]
     server = ServerState(numbers["meta"], numbers["optimizer"])
-    return TrainState(facts["round"], server, numbers["best"], facts["best_round"], float.fromhex(facts["best_loss"]), facts["stalled"])
+    best_loss = float.fromhex(facts["best_loss"])
+    return TrainState(facts["round"], server, numbers["best"], facts["best_round"], best_loss, facts["stalled"], numbers["guards"])
+
+
+def _numbers(state: TrainState) -> Tree:
+    return {"meta": state.server.meta, "optimizer": state.server.optimizer, "best": state.best, "guards": state.guards}
 
 
 def read_metrics(path: Path) -> list[dict[str, object]]:
@@ -84,7 +104,7 @@ def read_metrics(path: Path) -> list[dict[str, object]]:
     return rows
 
 
-def _append(path: Path, info: RoundInfo) -> None:
+def _append(path: Path, info: Line) -> None:
     """One more line; half a line that a full disk leaves is cut off when the run goes on."""
     try:
         with path.open("a", encoding="utf-8") as lines:

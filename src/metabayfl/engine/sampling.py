@@ -23,6 +23,12 @@ def uniform(clients: Clients) -> Sampler:
     return lambda generator, size: generator.choice(count, min(size, count), replace=False)
 
 
+def poisson(clients: Clients) -> Sampler:
+    """Every client by itself with probability ``size / count``: cohorts vary in size, and one may be empty. Privacy accounts are tightest for it."""
+    count = len(clients.ids)
+    return lambda generator, size: np.flatnonzero(generator.random(count) < size / count)
+
+
 def size_weighted(clients: Clients) -> Sampler:
     """With probability in proportion to the number of samples, without replacement."""
     share = clients.sizes / clients.sizes.sum()
@@ -61,5 +67,5 @@ def _padded(rows: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
     return [np.pad(row, (0, width - len(row))) for row in rows]
 
 
-SAMPLERS: dict[str, Callable[[Clients], Sampler]] = {"uniform": uniform, "size": size_weighted, "diverse": diverse}
+SAMPLERS: dict[str, Callable[[Clients], Sampler]] = {"uniform": uniform, "poisson": poisson, "size": size_weighted, "diverse": diverse}
 """Task samplers by name."""

@@ -41,12 +41,15 @@ def support_sizes(sizes: NDArray[np.int64], share: float) -> NDArray[np.int64]:
 def chunks(sizes: NDArray[np.int64], limit: int, call: int = 60) -> list[NDArray[np.int64]]:
     """Indices in chunks of like size, of at most ``limit`` clients each, for the least padded rows plus ``call`` rows for every chunk.
 
-    Such chunks are runs of the clients in order of size, so the best cuts follow one client at a time from those of the larger ones.
+    Such chunks are runs of the clients in order of size, so the best cuts follow one client at a time from those of the larger ones. Single
+    clients, which have no padding, keep their order, so that anyone can repeat their sum to the bit.
 
     Example:
         >>> [part.tolist() for part in chunks(np.array([20, 130, 114, 60, 5]), 100)]
         [[1, 2], [3], [0, 4]]
     """
+    if limit == 1:
+        return list(np.arange(len(sizes)).reshape(-1, 1))
     order = np.argsort(-sizes, kind="stable")
     ordered, count = sizes[order], len(order)
     # clients of one size stay together unless the limit parts them, so that only these places may be cuts
