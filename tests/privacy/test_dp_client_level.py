@@ -6,17 +6,19 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from metabayfl import random, tree
-from metabayfl.errors import ConfigError, PrivacyError
+from metabayfl.errors import ConfigError, PrivacyError, QuorumError
 from metabayfl.privacy import options as privacy_options
 from metabayfl.privacy.accounting import Plan, epsilon
-from metabayfl.privacy.client_level import add_share, client_level, require_shares, round_to_grid
+from metabayfl.privacy.client_level import client_level, headroom, noise_share, require_shares, round_to_grid
 from metabayfl.privacy.clipping import norm, update_multiplier
 from metabayfl.privacy.distributed import Grid, rounded_norm
 from metabayfl.privacy.options import PrivacyOptions, granularity
+from metabayfl.privacy.secure_aggregation.fixed_point import decode, encode, encoding, levels
 from metabayfl.privacy.words import seeded
 from metabayfl.types import Aggregate, Message, Tree
 
@@ -144,23 +146,34 @@ def test_the_simulated_sum_of_shares_is_distributed_as_the_devices_shares_are(me
     assert plan.grid is not None
     assert plan.grid.shares == 14
     guard, step = client_level(options, plan), granularity(options)
-    zero = Message({"z": torch.zeros(4000)}, torch.tensor(1.0), {})
-    shares = [add_share(options, plan, zero, seeded(random.fold(KEY, device))).update["z"] for device in range(20)]
-    assert torch.equal(shares[0] / step, (shares[0] / step).round())
+    shares = [noise_share(options, plan, seeded(random.fold(KEY, device))) for device in range(20)]
+    assert max(int(abs(share).max()) for share in shares) < headroom(plan)
     _, seen = guard.server({}, Aggregate({"z": torch.zeros(4000)}, torch.tensor(20.0), {}), KEY)
     expected = math.sqrt(20 / 14) / 20  # 14 shares make the noise multiplier
     assert float(seen.update["z"].std()) == pytest.approx(expected, rel=0.05)
-    assert float(torch.stack(shares).sum(0).std() / 20) == pytest.approx(expected, rel=0.05)
+    assert float(sum(shares).std()) * step / 20 == pytest.approx(expected, rel=0.05)
+
+
+def test_secure_aggregation_carries_a_message_on_the_grid_and_its_noise_exactly() -> None:
+    options = PrivacyOptions(mechanism="skellam", noise_multiplier=1.0, clip=0.7)
+    plan = privacy_options.plan(options, clients=100, cohort=20, sampling="fixed", rounds=1, numbers=303)
+    step, sent = granularity(options), client_level(options, plan).client({}, message(3.0), KEY)
+    how = encoding(sent.update, {"z": step * levels(16), "head": step * levels(16)}, bits=16, cohort=20, noise=headroom(plan))
+    shares = [noise_share(options, plan, seeded(random.fold(KEY, device))) for device in range(20)]
+    total = sum((encode(how, sent.update, np.full(303, 0.999), share) for share in shares), np.zeros(303, np.uint64))
+    decoded = decode(how, total, tree.to(sent.update, torch.float64))
+    flat = torch.cat([20 * sent.update["head"].double(), 20 * sent.update["z"].double()])  # an encoding goes by name
+    assert torch.equal(torch.cat([decoded["head"], decoded["z"]]), flat + step * torch.from_numpy(np.sum(shares, 0)))
 
 
 def test_a_sum_with_too_few_shares_of_noise_is_not_released() -> None:
     options = PrivacyOptions(mechanism="skellam", noise_multiplier=1.0)
     plan = privacy_options.plan(options, clients=100, cohort=20, sampling="fixed", rounds=1, numbers=10)
     guard = client_level(options, plan)
-    with pytest.raises(PrivacyError, match="counts on the noise of 14"):
+    with pytest.raises(QuorumError, match="counts on the noise of 14"):
         guard.server({}, Aggregate({"z": torch.zeros(10)}, torch.tensor(13.0), {}), KEY)
     with pytest.raises(PrivacyError, match="no grid"):
-        add_share(options, PLAN, message(1.0), seeded(KEY))
+        noise_share(options, PLAN, seeded(KEY))
     assert plan.grid is not None
     require_shares(14, plan.grid)
 

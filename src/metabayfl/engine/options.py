@@ -11,6 +11,7 @@ from metabayfl.aggregators import COMBINES, DefenceOptions, require_cohort
 from metabayfl.attacks import ATTACKS, AttackOptions
 from metabayfl.engine.sampling import SAMPLERS
 from metabayfl.errors import ConfigError, unknown
+from metabayfl.privacy.options import PrivacyOptions
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class TrainOptions:
         device: ``cpu``, ``cuda`` or ``cuda:1``.
         defence: how hostile clients' messages are withstood; none by default.
         attack: which training clients are hostile and what they do, to try a defence in simulation.
+        privacy: client-level differential privacy. Its account says how cohorts are drawn, and every client counts once: ``sampler`` and
+            ``weighting`` then play no part.
     """
 
     rounds: int = 100
@@ -49,6 +52,7 @@ class TrainOptions:
     device: str = "cpu"
     defence: DefenceOptions | None = None
     attack: AttackOptions | None = None
+    privacy: PrivacyOptions | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -68,6 +72,8 @@ class TrainOptions:
             require_cohort(self.defence, self.cohort)
         if self.attack is not None and self.attack.name not in ATTACKS:
             raise unknown("attack", self.attack.name, ATTACKS)
+        if self.privacy is not None and self.defence is not None:
+            raise ConfigError("privacy accounts for a plain sum of bounded messages, and a defence is none: leave one of them out")
 
 
 def _check_device(name: str) -> None:

@@ -18,9 +18,10 @@ from metabayfl import random, tree
 from metabayfl.aggregators import Combine
 from metabayfl.algorithms import side_by_side
 from metabayfl.data.federation import Clients, Federation
-from metabayfl.engine import cohort, pipeline, tasks
+from metabayfl.engine import cohort, pipeline, private, tasks
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.pipeline import Pipeline
+from metabayfl.engine.private import Permit
 from metabayfl.engine.sampling import SAMPLERS, Sampler
 from metabayfl.errors import MetabayflError
 from metabayfl.evaluation.validation import validation_loss
@@ -54,11 +55,17 @@ class RoundInfo(NamedTuple):
 def begin(algorithm: Algorithm, options: TrainOptions, seed: int) -> TrainState:
     """The state before the first round."""
     meta = tree.to(algorithm.init(random.fold(random.key(seed), "init")), torch.device(options.device))
-    return TrainState(0, algorithm.begin(meta), meta, 0, float("inf"), 0, pipeline.begin(pipeline.build(options), meta))
+    guards = {**pipeline.begin(pipeline.build(options), meta), **private.begin(options)}
+    return TrainState(0, algorithm.begin(meta), meta, 0, float("inf"), 0, tree.to(guards, torch.device(options.device)))
 
 
 def rounds(
-    algorithm: Algorithm, federation: Federation, options: TrainOptions, seed: int, state: TrainState | None = None
+    algorithm: Algorithm,
+    federation: Federation,
+    options: TrainOptions,
+    seed: int,
+    state: TrainState | None = None,
+    permit: Permit = private.always,
 ) -> Iterator[tuple[TrainState, RoundInfo]]:
     """Run the rounds that are left and yield ``(state, info)`` after each.
 
@@ -68,14 +75,16 @@ def rounds(
         options: see :class:`TrainOptions`.
         seed: decides the start, cohorts, splits and all noise.
         state: where to go on; the beginning if none.
+        permit: asked before every round; the run is at its end when it says no (:func:`metabayfl.engine.private.permit`).
 
     Raises:
         MetabayflError: if the loss is no longer finite; names the round and what to try.
     """
     state = begin(algorithm, options, seed) if state is None else state
-    sampler = SAMPLERS[options.sampler](federation.train)
+    sampler = SAMPLERS[private.sampler(options)](federation.train)
     steps = pipeline.infiltrated(pipeline.build(options), options, federation.train, algorithm.model, seed)
-    while algorithm.federated and goes_on(state, options):
+    steps = private.guarded(steps, options, len(federation.train.ids), state.server.meta) if algorithm.federated else steps
+    while algorithm.federated and goes_on(state, options) and permit(state.round):
         started = time.perf_counter()
         state, aggregate, clients = one_round(algorithm, federation.train, sampler, steps, options, seed, state)
         state, validation = _judge(algorithm, federation, options, seed, state)
@@ -83,7 +92,8 @@ def rounds(
         loss, count = mean_loss(aggregate)
         require_finite(algorithm, loss, state.round)
         screened = int(aggregate.metrics.get("screened", 0))
-        yield state, RoundInfo(state.round, loss, count, clients, validation, seconds, screened)
+        seen = clients if options.privacy is None else options.cohort  # how many came is as private as who
+        yield state, RoundInfo(state.round, loss, count, seen, validation, seconds, screened)
 
 
 def mean_loss(aggregate: Aggregate) -> tuple[float | None, int]:
@@ -104,7 +114,7 @@ def one_round(
     algorithm: Algorithm, clients: Clients, sampler: Sampler, steps: Pipeline, options: TrainOptions, seed: int, state: TrainState
 ) -> tuple[TrainState, Aggregate, int]:
     """One communication round: sample a cohort, run its clients, combine, step; returns the new state, the aggregate and the cohort's size."""
-    positions = sampler(np.random.default_rng([seed, state.round]), options.cohort)
+    positions = sampler(private.cohort_generator(options, seed, state.round), options.cohort)
     key = round_key(seed, state.round)
     aggregate = run_cohort(algorithm, steps, state.guards, clients, positions, key, options, state.server.meta)
     return server_step(algorithm, steps, state, aggregate, key), aggregate, len(positions)

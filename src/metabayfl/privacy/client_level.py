@@ -6,13 +6,16 @@ and its mean loss would tell of single clients.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metabayfl import random, tree
-from metabayfl.errors import PrivacyError
+from metabayfl.errors import PrivacyError, QuorumError
 from metabayfl.privacy import noise
 from metabayfl.privacy.accounting import Plan
 from metabayfl.privacy.clipping import below, clip, clip_blocks, next_bound, sensitivity, update_multiplier
@@ -20,6 +23,8 @@ from metabayfl.privacy.distributed import Grid, rounded_norm, share_variance
 from metabayfl.privacy.options import PrivacyOptions, granularity
 from metabayfl.privacy.words import Words, secure, seeded
 from metabayfl.types import Aggregate, Guard, Key, Message, Tree
+
+NAME = "client_level"
 
 TRIES = 32
 """Roundings that a client draws at most: each is kept with probability 0.39 or more, and after the last the numbers are cut towards zero."""
@@ -39,6 +44,11 @@ def client_level(options: PrivacyOptions, plan: Plan) -> Guard:
     return _adaptive(options, plan) if options.quantile else _central(options, plan)
 
 
+def start(options: PrivacyOptions) -> Tree:
+    """The guard's state before the first round: the bound where it adapts."""
+    return {"clip": torch.tensor(sensitivity(options.clip), dtype=torch.float64)} if options.quantile else {}
+
+
 def _central(options: PrivacyOptions, plan: Plan) -> Guard:
     """Fixed clipping and Gaussian noise of deviation ``z S / n`` on the mean (McMahan et al. 2018, Algorithm 1)."""
     deviation = plan.noise_multiplier * sensitivity(options.clip) / plan.cohort
@@ -49,14 +59,13 @@ def _central(options: PrivacyOptions, plan: Plan) -> Guard:
     def server(state: Tree, aggregate: Aggregate, key: Key) -> tuple[Tree, Aggregate]:
         return state, _noised(aggregate, plan, noise.gaussian(_words(options, key, "update"), deviation))
 
-    return Guard("client_level", lambda meta: {}, client, server)
+    return Guard(NAME, lambda meta: start(options), client, server)
 
 
 def _adaptive(options: PrivacyOptions, plan: Plan) -> Guard:
     """The bound follows a quantile of the clients' norms (Andrew et al. 2021, Algorithm 1); the state is ``{"clip": ()}``."""
     deviation = options.indicator_noise or max(plan.cohort / 20.0, plan.noise_multiplier)
     multiplier = update_multiplier(plan.noise_multiplier, deviation)
-    start = sensitivity(options.clip)
 
     def client(state: Tree, message: Message, key: Key) -> Message:
         shifted = (message.weight > 0) * (below(message.update, state["clip"]) - 0.5)  # so shifted, a client moves the sum by 1/2 at most
@@ -69,11 +78,11 @@ def _adaptive(options: PrivacyOptions, plan: Plan) -> Guard:
         spread = multiplier * float(state["clip"]) / plan.cohort
         return {"clip": bound.to(state["clip"])}, _noised(aggregate, plan, noise.gaussian(_words(options, key, "update"), spread))
 
-    return Guard("client_level", lambda meta: {"clip": torch.tensor(start, dtype=torch.float64)}, client, server)
+    return Guard(NAME, lambda meta: start(options), client, server)
 
 
 def _distributed(options: PrivacyOptions, plan: Plan) -> Guard:
-    """Clients round to a grid; the server half adds the noise that :func:`add_share` adds on every device of a deployment.
+    """Clients round to a grid; the server half adds the noise that is :func:`noise_share` on every device of a deployment.
 
     A simulation draws all shares in one place, since nobody is there to hide them from: the sum has the same distribution.
     """
@@ -89,31 +98,38 @@ def _distributed(options: PrivacyOptions, plan: Plan) -> Guard:
         words = _words(options, key, "update")
         return state, _noised(aggregate, plan, lambda shape: _summed_shares(options, words, variance, shares, shape) * (step / plan.cohort))
 
-    return Guard("client_level", lambda meta: {}, client, server)
+    return Guard(NAME, lambda meta: start(options), client, server)
 
 
-def add_share(options: PrivacyOptions, plan: Plan, message: Message, words: Words) -> Message:
-    """One device's message with its share of the noise: what leaves the device under secure aggregation.
+def noise_share(options: PrivacyOptions, plan: Plan, words: Words) -> NDArray[np.int64]:
+    """One device's share of the noise in grid steps, ``(D,)``: what secure aggregation's encoding adds to the device's numbers.
+
+    The guard's client half puts those numbers on the grid of :func:`metabayfl.privacy.options.granularity`, so an encoding with that step keeps them.
 
     Args:
         options: of a discrete mechanism.
         plan: the plan that all devices agreed on.
-        message: from the guard's client half, so its numbers are on the grid.
         words: the device's own secret stream, :func:`metabayfl.privacy.words.secure`.
     """
-    grid, step = _grid_of(plan), granularity(options)
+    grid = _grid_of(plan)
     draw = noise.integral(_integral(options), words, share_variance(grid, plan.noise_multiplier))
-    return message._replace(update=tree.map(lambda leaf: leaf + step * draw(tuple(leaf.shape)).to(leaf), message.update))
+    drawn: NDArray[np.int64] = draw((grid.numbers,)).numpy()
+    return drawn
+
+
+def headroom(plan: Plan) -> int:
+    """Grid steps that a share stays within, but for one share in 10^20: what an encoding must leave free."""
+    return math.ceil(12.0 * math.sqrt(share_variance(_grid_of(plan), plan.noise_multiplier))) + 64
 
 
 def require_shares(shares: int, grid: Grid) -> None:
     """Refuse a sum with too little noise.
 
     Raises:
-        PrivacyError: if fewer clients answered than the plan counts on.
+        QuorumError: if fewer clients answered than the plan counts on.
     """
     if shares < grid.shares:
-        raise PrivacyError(f"{shares} clients answered, and the plan counts on the noise of {grid.shares}: the sum is not released; lower answering")
+        raise QuorumError(f"{shares} clients answered, and the plan counts on the noise of {grid.shares}: the sum is not released; lower answering")
 
 
 def round_to_grid(update: Tree, step: float, grid: Grid, key: Key) -> Tree:

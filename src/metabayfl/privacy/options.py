@@ -22,6 +22,8 @@ class PrivacyOptions:
         clip: bound on the Euclidean norm of a client's whole update, or one for each top-level block. Below the median norm is usual: what
             matters is the direction.
         noise_multiplier: the noise's standard deviation over the bound; 0 takes the least with which all rounds stay within the budget.
+        sampling: how cohorts are drawn: ``poisson``, every client by itself, is the cheapest; ``fixed`` keeps their size, and the account then is
+            of a client replaced by another.
         mechanism: ``gaussian`` noise on the server, or ``discrete_gaussian`` or ``skellam`` noise from every client under secure aggregation.
         source: where noise comes from: ``seeded`` repeats with the run's seed and protects nobody, ``secure`` is the operating system's
             generator.
@@ -37,6 +39,7 @@ class PrivacyOptions:
     delta: float = 1e-5
     clip: float | dict[str, float] = 1.0
     noise_multiplier: float = 0.0
+    sampling: Literal["poisson", "fixed"] = "poisson"
     mechanism: Mechanism = "gaussian"
     source: Literal["seeded", "secure"] = "seeded"
     quantile: float = 0.0
