@@ -9,6 +9,7 @@
     ├── ModelError         a network that cannot be vectorised or does not fit the data
     ├── ArtifactError      a strategy, posterior, checkpoint or message that is damaged, altered or of another version
     ├── QuorumError        too few clients are left for a round to count
+    ├── PrivacyError       a release that would break the promised privacy: too little noise, or a spent budget
     └── StorageError       a file that could not be written whole (full disk, no permission)
 
 Each message says what was given, what was expected and what to do. The command line turns them into one line and exit code 2.
@@ -50,6 +51,10 @@ class QuorumError(MetabayflError, RuntimeError):
 
 class StorageError(MetabayflError, OSError):
     """A file that could not be written whole."""
+
+
+class PrivacyError(MetabayflError, RuntimeError):
+    """A release that would break the promised privacy: too little noise, or a spent budget."""
 
 
 def unknown(what: str, given: object, known: Iterable[str]) -> ConfigError:

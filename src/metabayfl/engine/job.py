@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from metabayfl import storage, tree, tree_file
 from metabayfl.data.federation import Federation
+from metabayfl.engine import private
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.rounds import RoundInfo, TrainState, begin, rounds
 from metabayfl.errors import ArtifactError, StorageError
@@ -48,7 +49,9 @@ def run(
         StorageError: if a checkpoint cannot be written; the one before it stays.
     """
     start = restore(directory, algorithm, options, seed, identity)
-    yield from record(directory, start, rounds(algorithm, federation, options, seed, start), options.checkpoint_every, identity)
+    permit = private.permit(directory, options, len(federation.train.ids), start.server.meta, identity) if algorithm.federated else private.always
+    steps = rounds(algorithm, federation, options, seed, start, permit)
+    yield from record(directory, start, steps, private.checkpoint_every(options), identity)
 
 
 def record(

@@ -13,6 +13,7 @@ from metabayfl.engine.asynchronous import AsynchronousOptions
 from metabayfl.engine.population import PopulationOptions
 from metabayfl.engine.sampling import SAMPLERS
 from metabayfl.errors import ConfigError, unknown
+from metabayfl.privacy.options import PrivacyOptions
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class TrainOptions:
         attack: which training clients are hostile and what they do, to try a defence in simulation.
         population: how training clients come and go; everyone is there unless said.
         asynchronous: how the server works without rounds; it works in rounds unless said.
+        privacy: client-level differential privacy. Its account says how cohorts are drawn, and every client counts once: ``sampler`` and
+            ``weighting`` then play no part.
     """
 
     rounds: int = 100
@@ -55,6 +58,7 @@ class TrainOptions:
     attack: AttackOptions | None = None
     population: PopulationOptions = field(default_factory=PopulationOptions)
     asynchronous: AsynchronousOptions | None = None
+    privacy: PrivacyOptions | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -75,6 +79,7 @@ class TrainOptions:
         if self.attack is not None and self.attack.name not in ATTACKS:
             raise unknown("attack", self.attack.name, ATTACKS)
         _check_turnout(self)
+        _check_private(self)
 
 
 def _check_turnout(options: TrainOptions) -> None:
@@ -82,6 +87,19 @@ def _check_turnout(options: TrainOptions) -> None:
         raise ConfigError("sampler is 'poisson', which has no fixed cohort: leave out asynchronous and overselect, or choose another sampler")
     if options.asynchronous and options.population.overselect > 1.0:
         raise ConfigError("overselect fills the cohorts of rounds, and asynchronous has none: raise concurrency instead")
+
+
+def _check_private(options: TrainOptions) -> None:
+    if options.privacy is None:
+        return
+    if options.defence is not None:
+        raise ConfigError("privacy accounts for a plain sum of bounded messages, and a defence is none: leave one of them out")
+    if options.asynchronous or options.population.overselect > 1.0:
+        raise ConfigError("privacy accounts for cohorts that are drawn for rounds: leave out asynchronous and overselect")
+    if options.privacy.sampling == "fixed" and options.population != PopulationOptions(dropout=options.population.dropout):
+        raise ConfigError(
+            "with fixed sampling, privacy accounts for cohorts from all clients: of population leave out all but dropout, or use poisson"
+        )
 
 
 def _check_device(name: str) -> None:

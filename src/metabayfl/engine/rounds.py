@@ -17,10 +17,11 @@ from metabayfl import random, tree
 from metabayfl.aggregators import Combine
 from metabayfl.algorithms import side_by_side
 from metabayfl.data.federation import Clients, Federation
-from metabayfl.engine import asynchronous, cohort, pipeline, population, tasks
+from metabayfl.engine import asynchronous, cohort, pipeline, population, private, tasks
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.pipeline import Pipeline, Stack
 from metabayfl.engine.population import Population, Turnout
+from metabayfl.engine.private import Permit
 from metabayfl.engine.tasks import Block, Group
 from metabayfl.errors import MetabayflError
 from metabayfl.evaluation.validation import validation_loss
@@ -60,12 +61,18 @@ class RoundInfo(NamedTuple):
 def begin(algorithm: Algorithm, options: TrainOptions, seed: int) -> TrainState:
     """The state before the first round."""
     meta = tree.to(algorithm.init(random.fold(random.key(seed), "init")), torch.device(options.device))
-    guards, flights = pipeline.begin(pipeline.build(options), meta), asynchronous.begin(options.asynchronous, meta)
-    return TrainState(0, algorithm.begin(meta), meta, 0, float("inf"), 0, guards, flights)
+    steps, device = pipeline.build(options), torch.device(options.device)
+    guards = tree.to({**pipeline.begin(steps, meta), **private.begin(options)}, device)
+    return TrainState(0, algorithm.begin(meta), meta, 0, float("inf"), 0, guards, asynchronous.begin(options.asynchronous, meta))
 
 
 def rounds(
-    algorithm: Algorithm, federation: Federation, options: TrainOptions, seed: int, state: TrainState | None = None
+    algorithm: Algorithm,
+    federation: Federation,
+    options: TrainOptions,
+    seed: int,
+    state: TrainState | None = None,
+    permit: Permit = private.always,
 ) -> Iterator[tuple[TrainState, RoundInfo]]:
     """Run the rounds that are left and yield ``(state, info)`` after each.
 
@@ -75,22 +82,24 @@ def rounds(
         options: see :class:`TrainOptions`.
         seed: decides the start, cohorts, splits and all noise.
         state: where to go on; the beginning if none.
+        permit: asked before every round; the run is at its end when it says no (:func:`metabayfl.engine.private.permit`).
 
     Raises:
         MetabayflError: if the loss is no longer finite; names the round and what to try.
     """
     state = begin(algorithm, options, seed) if state is None else state
-    people = population.settle(options.population, options.sampler, federation.train, seed)
+    people = population.settle(options.population, private.sampler(options), federation.train, seed)
     steps = pipeline.infiltrated(pipeline.build(options), options, federation.train, algorithm.model, seed)
+    steps = private.guarded(steps, options, len(federation.train.ids), state.server.meta) if algorithm.federated else steps
     turn = one_round if options.asynchronous is None else one_buffer
-    while algorithm.federated and goes_on(state, options):
+    while algorithm.federated and goes_on(state, options) and permit(state.round):
         started = time.perf_counter()
         state, aggregate, turnout = turn(algorithm, federation.train, people, steps, options, seed, state)
         state, validation = _judge(algorithm, federation, options, seed, state)
         seconds = time.perf_counter() - started
         loss, count = mean_loss(aggregate)
         require_finite(algorithm, loss, state.round)
-        screened, who = int(aggregate.metrics.get("screened", 0)), turnout._asdict()
+        screened, who = int(aggregate.metrics.get("screened", 0)), private.told(options, turnout)._asdict()
         yield state, RoundInfo(round=state.round, loss=loss, examples=count, validation=validation, seconds=seconds, screened=screened, **who)
 
 
@@ -113,7 +122,7 @@ def one_round(
 ) -> tuple[TrainState, Aggregate, Turnout]:
     """One communication round: ask a cohort, run those that answer, combine, step; returns the new state, the aggregate and who took part."""
     key = round_key(seed, state.round)
-    positions, turnout = population.turn_up(people, options.cohort, np.random.default_rng([seed, state.round]), key, state.round)
+    positions, turnout = population.turn_up(people, options.cohort, private.cohort_generator(options, seed, state.round), key, state.round)
     groups = population.groups(people, state.server.meta, positions, tasks.client_keys(key, clients, positions))
     aggregate = run_groups(algorithm, steps, state.guards, clients, groups, key, options)
     return server_step(algorithm, steps, state, aggregate, key), aggregate, turnout
