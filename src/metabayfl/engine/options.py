@@ -12,6 +12,7 @@ from metabayfl.attacks import ATTACKS, AttackOptions
 from metabayfl.engine.asynchronous import AsynchronousOptions
 from metabayfl.engine.population import PopulationOptions
 from metabayfl.engine.sampling import SAMPLERS
+from metabayfl.engine.secure import SecureOptions
 from metabayfl.errors import ConfigError, unknown
 from metabayfl.privacy.options import PrivacyOptions
 
@@ -40,6 +41,7 @@ class TrainOptions:
         asynchronous: how the server works without rounds; it works in rounds unless said.
         privacy: client-level differential privacy. Its account says how cohorts are drawn, and every client counts once: ``sampler`` and
             ``weighting`` then play no part.
+        secure: secure aggregation: the server sees the sum of a cohort's messages alone.
     """
 
     rounds: int = 100
@@ -59,6 +61,7 @@ class TrainOptions:
     population: PopulationOptions = field(default_factory=PopulationOptions)
     asynchronous: AsynchronousOptions | None = None
     privacy: PrivacyOptions | None = None
+    secure: SecureOptions | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -80,6 +83,7 @@ class TrainOptions:
             raise unknown("attack", self.attack.name, ATTACKS)
         _check_turnout(self)
         _check_private(self)
+        _check_secure(self)
 
 
 def _check_turnout(options: TrainOptions) -> None:
@@ -100,6 +104,13 @@ def _check_private(options: TrainOptions) -> None:
         raise ConfigError(
             "with fixed sampling, privacy accounts for cohorts from all clients: of population leave out all but dropout, or use poisson"
         )
+
+
+def _check_secure(options: TrainOptions) -> None:
+    if options.secure and options.asynchronous:
+        raise ConfigError("secure aggregation sums a cohort that is known beforehand, and asynchronous has none: leave one of them out")
+    if options.secure and options.privacy and options.privacy.quantile:
+        raise ConfigError("adaptive clipping moves the range that secure aggregation needs to be public: leave out quantile, or secure")
 
 
 def _check_device(name: str) -> None:

@@ -22,8 +22,9 @@ from metabayfl import random, tree
 from metabayfl.aggregators import COMBINES, Combine, build_combine
 from metabayfl.attacks import Attack, build_attack, hostile
 from metabayfl.data.federation import Clients
-from metabayfl.engine import cohort
+from metabayfl.engine import cohort, secure
 from metabayfl.engine.options import TrainOptions
+from metabayfl.engine.secure import Secure
 from metabayfl.engine.tasks import Block
 from metabayfl.types import Aggregate, Guard, Key, Message, Model, Tree
 
@@ -35,11 +36,12 @@ class Pipeline(NamedTuple):
     guards: tuple[Guard, ...] = ()
     attack: Attack | None = None
     hostile: Tensor | None = None  # bool, one for every training client; with an attack alone
+    secure: Secure | None = None  # the server sees sums of masked integers alone
 
     @property
     def plain(self) -> bool:
         """Whether nothing looks at single messages, so that a cohort's sum may be one gradient."""
-        return self.combine.linear and not self.guards and self.attack is None
+        return self.combine.linear and not self.guards and self.attack is None and self.secure is None
 
 
 class Stack(NamedTuple):
@@ -54,7 +56,13 @@ class Stack(NamedTuple):
 def build(options: TrainOptions) -> Pipeline:
     """The pipeline that the options ask for, without hostile clients."""
     weighting = COMBINES[options.weighting]()
-    return Pipeline(weighting if options.defence is None else build_combine(options.defence, weighting))
+    steps = Pipeline(weighting if options.defence is None else build_combine(options.defence, weighting))
+    if options.secure is None:
+        return steps
+    secured = secure.Secure(options.secure, options.secure.clip)
+    secure.check(steps.combine)
+    guards = () if options.privacy else (secure.bound(secured),)  # privacy clips, and counts nothing that it has no account for
+    return steps._replace(guards=guards, secure=secured)
 
 
 def infiltrated(pipeline: Pipeline, options: TrainOptions, clients: Clients, model: Model, seed: int) -> Pipeline:
@@ -115,7 +123,8 @@ def gather(pipeline: Pipeline, states: Tree, stacks: Iterable[Stack], key: Key) 
     """
     if pipeline.attack is not None or pipeline.combine.needs == "each":
         stacks = [attacked(pipeline, together(list(stacks)), key)]
-    return combined(pipeline.combine, (_arrived(stack, on_messages(pipeline, states, stack.messages, stack.keys)) for stack in stacks))
+    guarded = ((_arrived(stack, on_messages(pipeline, states, stack.messages, stack.keys)), stack.keys) for stack in stacks)
+    return combined(pipeline, guarded)
 
 
 def _arrived(stack: Stack, messages: Message) -> Message:
@@ -129,19 +138,24 @@ def _arrived(stack: Stack, messages: Message) -> Message:
     return messages._replace(update=tree.map(scaled, messages.update))
 
 
-def combined(combine: Combine, stacks: Iterable[Message]) -> Aggregate:
-    """The aggregate of a cohort's messages, in as many passes over them as the combine takes."""
-
-    def once(now: Combine, messages: Iterable[Message]) -> Aggregate:
-        return now.finish(cohort.total(now.partial(stack) for stack in messages))
-
+def combined(pipeline: Pipeline, stacks: Iterable[tuple[Message, Tensor]]) -> Aggregate:
+    """The aggregate of guarded messages and their clients' keys, in as many passes over them as the combine takes."""
+    combine = pipeline.combine
     if combine.around is None:
-        return once(combine, stacks)
+        return combine.finish(_sum(pipeline.secure, combine, stacks))
     kept = list(stacks)
-    found = once(combine, kept)
+    found = combine.finish(_sum(pipeline.secure, combine, kept))
     for _ in range(combine.passes - 1):
-        found = once(combine.around(found.update), kept)
+        again = combine.around(found.update)
+        found = again.finish(_sum(pipeline.secure, again, kept))
     return found
+
+
+def _sum(secured: Secure | None, combine: Combine, stacks: Iterable[tuple[Message, Tensor]]) -> Tree:
+    """What the server learns of the clients' parts."""
+    if secured is None:
+        return cohort.total(combine.partial(messages) for messages, _ in stacks)
+    return secure.total(secured, combine, stacks)
 
 
 def on_messages(pipeline: Pipeline, states: Tree, messages: Message, keys: Tensor) -> Message:

@@ -7,16 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from metabayfl import tree
+from metabayfl import random, tree
 from metabayfl.aggregators import fixed_mean
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.pipeline import Pipeline
 from metabayfl.engine.population import Turnout
+from metabayfl.engine.secure import Noise, Secure
 from metabayfl.errors import PrivacyError
-from metabayfl.privacy import client_level, ledger, options
+from metabayfl.privacy import client_level, ledger, options, words
 from metabayfl.privacy.accounting import Plan
-from metabayfl.types import Tree
+from metabayfl.privacy.clipping import sensitivity
+from metabayfl.privacy.options import PrivacyOptions
+from metabayfl.types import Key, Tree
 
 Permit = Callable[[int], bool]
 """Round number, from 0 -> whether it may run; whoever asks and hears yes has paid."""
@@ -71,8 +75,23 @@ def guarded(steps: Pipeline, train: TrainOptions, clients: int, meta: Tree) -> P
     if train.privacy is None:
         return steps
     agreed = plan(train, clients, meta)
-    guard = client_level.client_level(train.privacy, agreed)
-    return steps._replace(combine=fixed_mean(agreed.cohort), guards=(*steps.guards, guard))
+    shared = steps.secure is not None and agreed.grid is not None
+    guard = client_level.client_level(train.privacy, agreed, "clients" if shared else "server")
+    secured = None if steps.secure is None else _secured(steps.secure, train.privacy, agreed)
+    return steps._replace(combine=fixed_mean(agreed.cohort), guards=(*steps.guards, guard), secure=secured)
+
+
+def _secured(secure: Secure, wanted: PrivacyOptions, agreed: Plan) -> Secure:
+    """Secure aggregation whose range is the clipping bound; with a discrete mechanism every client adds its share of the noise."""
+    bounded = secure._replace(clip=sensitivity(wanted.clip))
+    if agreed.grid is None:
+        return bounded._replace(exact=True)
+
+    def share(key: Key) -> NDArray[np.int64]:
+        source = words.secure() if wanted.source == "secure" else words.seeded(random.fold(key, "privacy", "share"))
+        return client_level.noise_share(wanted, agreed, source)
+
+    return bounded._replace(noise=Noise(options.granularity(wanted), share, client_level.headroom(agreed)))
 
 
 def checkpoint_every(train: TrainOptions) -> int:

@@ -56,6 +56,7 @@ class RoundInfo(NamedTuple):
     duration: float  # simulated time, in median response times of a client
     staleness: float  # mean number of server's steps that messages were behind
     screened: int = 0  # messages that a defence found absurd and left out
+    clipped: int = 0  # updates that were cut to the public range of secure aggregation
 
 
 def begin(algorithm: Algorithm, options: TrainOptions, seed: int) -> TrainState:
@@ -99,8 +100,8 @@ def rounds(
         seconds = time.perf_counter() - started
         loss, count = mean_loss(aggregate)
         require_finite(algorithm, loss, state.round)
-        screened, who = int(aggregate.metrics.get("screened", 0)), private.told(options, turnout)._asdict()
-        yield state, RoundInfo(round=state.round, loss=loss, examples=count, validation=validation, seconds=seconds, screened=screened, **who)
+        facts = {**private.told(options, turnout)._asdict(), **{name: int(aggregate.metrics.get(name, 0)) for name in ("screened", "clipped")}}
+        yield state, RoundInfo(round=state.round, loss=loss, examples=count, validation=validation, seconds=seconds, **facts)
 
 
 def mean_loss(aggregate: Aggregate) -> tuple[float | None, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ TRIES = 32
 """Roundings that a client draws at most: each is kept with probability 0.39 or more, and after the last the numbers are cut towards zero."""
 
 
-def client_level(options: PrivacyOptions, plan: Plan) -> Guard:
+def client_level(options: PrivacyOptions, plan: Plan, noise_by: Literal["server", "clients"] = "server") -> Guard:
     """The guard that makes a training private as ``plan`` accounts for it.
 
     It goes with a combine that divides the sum by the planned cohort, whoever answered: the mean's sensitivity is then the bound over the cohort.
@@ -38,9 +39,11 @@ def client_level(options: PrivacyOptions, plan: Plan) -> Guard:
     Args:
         options: bounds, adaptation and where noise comes from.
         plan: cohort and noise multiplier.
+        noise_by: ``clients`` where each adds its :func:`noise_share` to what it hands to secure aggregation (a discrete mechanism): the guard then
+            adds none.
     """
     if options.mechanism != "gaussian":
-        return _distributed(options, plan)
+        return _distributed(options, plan, noise_by)
     return _adaptive(options, plan) if options.quantile else _central(options, plan)
 
 
@@ -81,7 +84,7 @@ def _adaptive(options: PrivacyOptions, plan: Plan) -> Guard:
     return Guard(NAME, lambda meta: start(options), client, server)
 
 
-def _distributed(options: PrivacyOptions, plan: Plan) -> Guard:
+def _distributed(options: PrivacyOptions, plan: Plan, noise_by: str) -> Guard:
     """Clients round to a grid; the server half adds the noise that is :func:`noise_share` on every device of a deployment.
 
     A simulation draws all shares in one place, since nobody is there to hide them from: the sum has the same distribution.
@@ -95,6 +98,8 @@ def _distributed(options: PrivacyOptions, plan: Plan) -> Guard:
     def server(state: Tree, aggregate: Aggregate, key: Key) -> tuple[Tree, Aggregate]:
         shares = int(aggregate.weight)
         require_shares(shares, grid)
+        if noise_by == "clients":
+            return state, _released(aggregate.update, aggregate, plan)
         words = _words(options, key, "update")
         return state, _noised(aggregate, plan, lambda shape: _summed_shares(options, words, variance, shares, shape) * (step / plan.cohort))
 
@@ -169,7 +174,10 @@ def _clipped(update: Tree, bound: float | dict[str, float]) -> Tree:
 
 
 def _noised(aggregate: Aggregate, plan: Plan, draw: noise.Noise) -> Aggregate:
-    noisy = tree.add(aggregate.update, noise.like(draw, aggregate.update))
+    return _released(tree.add(aggregate.update, noise.like(draw, aggregate.update)), aggregate, plan)
+
+
+def _released(noisy: Tree, aggregate: Aggregate, plan: Plan) -> Aggregate:
     return Aggregate(noisy, torch.full_like(aggregate.weight, plan.cohort), {})
 
 
