@@ -71,7 +71,7 @@ def test_the_geometric_median_composes(algorithm: Algorithm, federation: Federat
 
 
 def test_a_combine_that_needs_each_update_is_refused() -> None:
-    with pytest.raises(ConfigError, match="secure aggregation.*median needs each"):
+    with pytest.raises(ConfigError, match=r"secure aggregation.*median needs each"):
         pipeline.build(TrainOptions(defence=DefenceOptions(combine="median"), secure=WIDE))
 
 
@@ -90,7 +90,7 @@ def test_absurd_metrics_are_limited_and_too_many_samples_refused() -> None:
     found = secure.total(secured, weighted_mean(), [(messages, keys)])
     assert float(found["weight"]) == 7.0
     assert float(found["metrics"]["loss"]) == 50.0
-    with pytest.raises(ConfigError, match="3000 samples, and secure.most_samples is 10"):
+    with pytest.raises(ConfigError, match=r"3000 samples, and secure\.most_samples is 10"):
         secure.total(secured, weighted_mean(), [(messages._replace(weight=messages.weight * 1000), keys)])
 
 

@@ -114,9 +114,8 @@ def vector(secure: Secure, combine: Combine, message: Message, key: Key, cohort:
     from metabayfl.privacy.secure_aggregation import fixed_point  # needs the extra "privacy"
 
     if float(message.weight) > secure.options.most_samples:
-        raise ConfigError(
-            f"a client brings {float(message.weight):g} samples, and secure.most_samples is {secure.options.most_samples}: raise it, or set task_samples"
-        )
+        brought = f"a client brings {float(message.weight):g} samples, and secure.most_samples is {secure.options.most_samples}"
+        raise ConfigError(f"{brought}: raise it, or set task_samples")
 
     part = _limited(secure, combine.partial(message))
     how = encoding(secure, combine, part, cohort)
