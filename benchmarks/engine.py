@@ -24,7 +24,7 @@ from metabayfl import posterior, random, tree
 from metabayfl.aggregators import weighted_mean
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.data.federation import Clients, in_memory
-from metabayfl.engine import cohort, memory, pipeline, rounds, tasks
+from metabayfl.engine import cohort, memory, pipeline, population, rounds, tasks
 from metabayfl.engine.allocator import keep_freed_memory
 from metabayfl.engine.options import TrainOptions
 from metabayfl.models import cnn, mlp
@@ -204,7 +204,8 @@ def training_step(count: int, repeats: int, net: Net) -> str:
     clients, data = federation(count, net.shape)
     algorithm = ALGORITHMS["meta_bayfl"](net.model, up="exact", down="exact")
     assert cohort.takes_one_pass(algorithm)
-    options, sampler = TrainOptions(cohort=count), lambda generator, size: np.arange(size)
+    options = TrainOptions(cohort=count)
+    people = population.settle(options.population, options.sampler, clients, 0)
     state, steps = rounds.begin(algorithm, options, 1), pipeline.build(options)
     x, y = torch.cat([x for x, _ in data]), torch.cat([y for _, y in data])
     params = tree.leaves(net.model.init(random.key(1)))
@@ -214,7 +215,7 @@ def training_step(count: int, repeats: int, net: Net) -> str:
         slopes = torch.autograd.grad(torch.nn.functional.cross_entropy(net.plain(leaves, x), y), leaves)
         params[:] = [torch.sub(leaf.detach(), slope, alpha=0.01) for leaf, slope in zip(leaves, slopes, strict=True)]
 
-    ours, theirs = alternate([lambda: rounds.one_round(algorithm, clients, sampler, steps, options, 0, state), plain], repeats)
+    ours, theirs = alternate([lambda: rounds.one_round(algorithm, clients, people, steps, options, 0, state), plain], repeats)
     share = theirs / ours
     return f"| {net.name} | {count} | {len(y)} | {ours:.3f} | {theirs:.3f} | {100 * share:.0f} % | {'yes' if share >= 0.7 else 'NO'} |"
 
@@ -233,10 +234,11 @@ def peak_of(count: int) -> float:
     net = nets()[1]
     clients = lazy(count, net.shape)
     algorithm, options = ALGORITHMS["fedavg"](net.model, **OPTIONS["fedavg"]), TrainOptions(cohort=10)
-    state, sampler, steps = rounds.begin(algorithm, options, 1), rounds.SAMPLERS["uniform"](clients), pipeline.build(options)
+    state, steps = rounds.begin(algorithm, options, 1), pipeline.build(options)
+    people = population.settle(options.population, options.sampler, clients, 0)
     memory.reset_peak()
     for _ in range(10):
-        state, _, _ = rounds.one_round(algorithm, clients, sampler, steps, options, 0, state)
+        state, _, _ = rounds.one_round(algorithm, clients, people, steps, options, 0, state)
     return memory.peak_memory_mb()
 
 

@@ -6,12 +6,14 @@ import pytest
 
 from metabayfl import errors
 
+NAMES = ["ConfigError", "DataError", "SchemaError", "ModelError", "ArtifactError", "StorageError", "PrivacyError", "FederationError"]
 
-@pytest.mark.parametrize("name", ["ConfigError", "DataError", "SchemaError", "ModelError", "ArtifactError", "StorageError", "FederationError"])
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_error_is_caught_by_the_base_and_by_its_python_kin(name: str) -> None:
     kind = getattr(errors, name)
     assert issubclass(kind, errors.MetabayflError)
-    assert issubclass(kind, {"StorageError": OSError, "FederationError": RuntimeError}.get(name, ValueError))
+    assert issubclass(kind, {"StorageError": OSError, "PrivacyError": RuntimeError, "FederationError": RuntimeError}.get(name, ValueError))
     assert name in (errors.__doc__ or "")
 
 

@@ -10,6 +10,7 @@
     ├── ArtifactError      a strategy, posterior, checkpoint or message that is damaged, altered or of another version
     ├── QuorumError        too few clients are left for a round to count
     ├── FederationError    machines that cannot work together: a deadline, too few sites, a message that does not belong
+    ├── PrivacyError       a release that would break the promised privacy: too little noise, or a spent budget
     └── StorageError       a file that could not be written whole (full disk, no permission)
 
 Each message says what was given, what was expected and what to do. The command line turns them into one line and exit code 2.
@@ -55,6 +56,10 @@ class StorageError(MetabayflError, OSError):
 
 class FederationError(MetabayflError, RuntimeError):
     """Machines that cannot work together: a deadline that passed, too few sites, a message that does not belong."""
+
+
+class PrivacyError(MetabayflError, RuntimeError):
+    """A release that would break the promised privacy: too little noise, or a spent budget."""
 
 
 def unknown(what: str, given: object, known: Iterable[str]) -> ConfigError:

@@ -19,6 +19,22 @@ def test_cohorts_are_distinct_seeded_and_never_larger_than_the_population(name: 
     assert sorted(sample(np.random.default_rng(0), 100).tolist()) == list(range(8))
 
 
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_only_clients_that_are_there_are_chosen(name: str, federation: Federation) -> None:
+    sample, pool = SAMPLERS[name](federation.train), np.array([1, 4, 6])
+    chosen = [sample(np.random.default_rng(seed), 2, pool) for seed in range(50)]
+    assert {int(position) for positions in chosen for position in positions} == {1, 4, 6}
+    assert name == "poisson" or all(len({*positions}) == 2 for positions in chosen)
+    for seed in range(5):
+        np.testing.assert_array_equal(sample(np.random.default_rng(seed), 5), sample(np.random.default_rng(seed), 5, np.arange(8)))
+
+
+def test_nobodys_poisson_probability_depends_on_who_is_there(federation: Federation) -> None:
+    sampler = SAMPLERS["poisson"](federation.train)
+    counts = [len(sampler(np.random.default_rng(seed), 2, np.array([3]))) for seed in range(4000)]
+    assert abs(np.mean(counts) - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 4000)
+
+
 def test_size_weighted_prefers_in_proportion(federation: Federation) -> None:
     sample, rng = size_weighted(federation.train), np.random.default_rng(0)
     counts = np.bincount([sample(rng, 1)[0] for _ in range(4000)], minlength=8) / 4000

@@ -96,7 +96,7 @@ def build_combine(options: DefenceOptions, weighting: Combine) -> Combine:
     robust = _check_name(options.combine)
     each = options.mixing or options.bucket > 1 or options.leaf_bound
     if options.combine == "geometric_median" and not each:
-        return _prepared(options, geometric.by_sums(uniform_mean().weights))
+        return _prepared(options, geometric.by_sums(uniform_mean().weights, smoothing=options.smoothing))
     return _prepared(options, _ruled(options) if robust else weighting)
 
 

@@ -81,4 +81,7 @@ def by_sums(weights: Callable[[Tensor], Tensor], passes: int = PASSES, smoothing
     def around(found: Tree) -> Combine:
         return by_sums(weights, passes, smoothing, found)
 
-    return Combine("geometric_median", "sum", weights, partial, finish, passes, around)
+    def reach(most: float) -> dict[str, float]:
+        return {"update": most, "pull": most / smoothing}
+
+    return Combine("geometric_median", "sum", weights, partial, finish, passes, around, reach=reach)

@@ -19,6 +19,8 @@ class DefenceOptions:
         share: assumed share of hostile clients in a cohort, from 0 and below 0.5. Cohorts are drawn at random, so assume more than their share of the
             population: with 20 hostile clients among 100, 40 % or more are in 11 % of the cohorts of 10, and in 2 % of those of 20.
         mixing: every message first becomes the mean of its nearest ones (nearest-neighbour mixing).
+        smoothing: of the geometric median: shorter distances count as this. Under secure aggregation no less than a thousandth of ``clip``, so that
+            the rounding stays small.
         bucket: messages are first averaged in random groups of so many; 1 for none.
         leaf_bound: the norm of a message's leaf is scaled down to this multiple of the cohort's median norm of that leaf; 0 for no bound.
         bounds: the norm of a message's top-level block, by name, is scaled down to this, in the update's unit.
@@ -29,6 +31,7 @@ class DefenceOptions:
     combine: str = "mean"
     share: float = 0.2
     mixing: bool = False
+    smoothing: float = 1e-6
     bucket: int = 1
     leaf_bound: float = 0.0
     bounds: Mapping[str, float] = field(default_factory=dict)

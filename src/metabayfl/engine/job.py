@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from metabayfl import storage, tree, tree_file
 from metabayfl.data.federation import Federation
+from metabayfl.engine import private
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.rounds import RoundInfo, TrainState, begin, rounds
 from metabayfl.errors import ArtifactError, StorageError
@@ -48,7 +49,9 @@ def run(
         StorageError: if a checkpoint cannot be written; the one before it stays.
     """
     start = restore(directory, algorithm, options, seed, identity)
-    yield from record(directory, start, rounds(algorithm, federation, options, seed, start), options.checkpoint_every, identity)
+    permit = private.permit(directory, options, len(federation.train.ids), start.server.meta, identity) if algorithm.federated else private.always
+    steps = rounds(algorithm, federation, options, seed, start, permit)
+    yield from record(directory, start, steps, private.checkpoint_every(options), identity)
 
 
 def record(
@@ -88,11 +91,13 @@ def restore(directory: Path, algorithm: Algorithm, options: TrainOptions, seed: 
     numbers, facts = tree.to(tree_file.fit(numbers, _numbers(start), str(path)), options.device), about["facts"]
     server = ServerState(numbers["meta"], numbers["optimizer"])
     best_loss = float.fromhex(facts["best_loss"])
-    return TrainState(facts["round"], server, numbers["best"], facts["best_round"], best_loss, facts["stalled"], numbers["guards"])
+    return TrainState(
+        facts["round"], server, numbers["best"], facts["best_round"], best_loss, facts["stalled"], numbers["guards"], numbers["flights"]
+    )
 
 
 def _numbers(state: TrainState) -> Tree:
-    return {"meta": state.server.meta, "optimizer": state.server.optimizer, "best": state.best, "guards": state.guards}
+    return {"meta": state.server.meta, "optimizer": state.server.optimizer, "best": state.best, "guards": state.guards, "flights": state.flights}
 
 
 def read_metrics(path: Path) -> list[dict[str, object]]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from metabayfl.aggregators import COMBINES, DefenceOptions, require_cohort
 from metabayfl.attacks import ATTACKS, AttackOptions
+from metabayfl.engine.asynchronous import AsynchronousOptions
+from metabayfl.engine.population import PopulationOptions
 from metabayfl.engine.sampling import SAMPLERS
+from metabayfl.engine.secure import SecureOptions
 from metabayfl.errors import ConfigError, unknown
+from metabayfl.privacy.options import PrivacyOptions
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,11 @@ class TrainOptions:
         device: ``cpu``, ``cuda`` or ``cuda:1``.
         defence: how hostile clients' messages are withstood; none by default.
         attack: which training clients are hostile and what they do, to try a defence in simulation.
+        population: how training clients come and go; everyone is there unless said.
+        asynchronous: how the server works without rounds; it works in rounds unless said.
+        privacy: client-level differential privacy. Its account says how cohorts are drawn, and every client counts once: ``sampler`` and
+            ``weighting`` then play no part.
+        secure: secure aggregation: the server sees the sum of a cohort's messages alone.
     """
 
     rounds: int = 100
@@ -49,6 +58,10 @@ class TrainOptions:
     device: str = "cpu"
     defence: DefenceOptions | None = None
     attack: AttackOptions | None = None
+    population: PopulationOptions = field(default_factory=PopulationOptions)
+    asynchronous: AsynchronousOptions | None = None
+    privacy: PrivacyOptions | None = None
+    secure: SecureOptions | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -68,6 +81,36 @@ class TrainOptions:
             require_cohort(self.defence, self.cohort)
         if self.attack is not None and self.attack.name not in ATTACKS:
             raise unknown("attack", self.attack.name, ATTACKS)
+        _check_turnout(self)
+        _check_private(self)
+        _check_secure(self)
+
+
+def _check_turnout(options: TrainOptions) -> None:
+    if options.sampler == "poisson" and (options.asynchronous or options.population.overselect > 1.0):
+        raise ConfigError("sampler is 'poisson', which has no fixed cohort: leave out asynchronous and overselect, or choose another sampler")
+    if options.asynchronous and options.population.overselect > 1.0:
+        raise ConfigError("overselect fills the cohorts of rounds, and asynchronous has none: raise concurrency instead")
+
+
+def _check_private(options: TrainOptions) -> None:
+    if options.privacy is None:
+        return
+    if options.defence is not None:
+        raise ConfigError("privacy accounts for a plain sum of bounded messages, and a defence is none: leave one of them out")
+    if options.asynchronous or options.population.overselect > 1.0:
+        raise ConfigError("privacy accounts for cohorts that are drawn for rounds: leave out asynchronous and overselect")
+    if options.privacy.sampling == "fixed" and options.population != PopulationOptions(dropout=options.population.dropout):
+        raise ConfigError(
+            "with fixed sampling, privacy accounts for cohorts from all clients: of population leave out all but dropout, or use poisson"
+        )
+
+
+def _check_secure(options: TrainOptions) -> None:
+    if options.secure and options.asynchronous:
+        raise ConfigError("secure aggregation sums a cohort that is known beforehand, and asynchronous has none: leave one of them out")
+    if options.secure and options.privacy and options.privacy.quantile:
+        raise ConfigError("adaptive clipping moves the range that secure aggregation needs to be public: leave out quantile, or secure")
 
 
 def _check_device(name: str) -> None:

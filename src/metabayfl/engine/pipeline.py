@@ -22,8 +22,9 @@ from metabayfl import random, tree
 from metabayfl.aggregators import COMBINES, Combine, build_combine
 from metabayfl.attacks import Attack, build_attack, hostile
 from metabayfl.data.federation import Clients
-from metabayfl.engine import cohort
+from metabayfl.engine import cohort, secure
 from metabayfl.engine.options import TrainOptions
+from metabayfl.engine.secure import Secure
 from metabayfl.engine.tasks import Block
 from metabayfl.types import Aggregate, Guard, Key, Message, Model, Tree
 
@@ -35,17 +36,33 @@ class Pipeline(NamedTuple):
     guards: tuple[Guard, ...] = ()
     attack: Attack | None = None
     hostile: Tensor | None = None  # bool, one for every training client; with an attack alone
+    secure: Secure | None = None  # the server sees sums of masked integers alone
 
     @property
     def plain(self) -> bool:
         """Whether nothing looks at single messages, so that a cohort's sum may be one gradient."""
-        return self.combine.linear and not self.guards and self.attack is None
+        return self.combine.linear and not self.guards and self.attack is None and self.secure is None
+
+
+class Stack(NamedTuple):
+    """Messages of some clients as the server decodes them, with a leading axis ``C``."""
+
+    messages: Message
+    keys: Tensor  # (C,) the clients' keys of this round
+    positions: NDArray[np.int64]  # (C,) their places among the training clients
+    scale: Tensor  # (C,) what their updates are multiplied by after the guards
 
 
 def build(options: TrainOptions) -> Pipeline:
     """The pipeline that the options ask for, without hostile clients."""
     weighting = COMBINES[options.weighting]()
-    return Pipeline(weighting if options.defence is None else build_combine(options.defence, weighting))
+    steps = Pipeline(weighting if options.defence is None else build_combine(options.defence, weighting))
+    if options.secure is None:
+        return steps
+    secured = secure.Secure(options.secure, options.secure.clip)
+    secure.check(steps.combine)
+    guards = () if options.privacy else (secure.bound(secured),)  # privacy clips, and counts nothing that it has no account for
+    return steps._replace(guards=guards, secure=secured)
 
 
 def infiltrated(pipeline: Pipeline, options: TrainOptions, clients: Clients, model: Model, seed: int) -> Pipeline:
@@ -75,38 +92,70 @@ def on_tasks(pipeline: Pipeline, block: Block, positions: NDArray[np.int64], key
     return block._replace(tasks=pipeline.attack.data(block.tasks, which, random.fold(key, "attack")))
 
 
-def together(parts: list[tuple[Message, Tensor]], groups: list[NDArray[np.int64]]) -> tuple[Message, Tensor]:
-    """The chunks' messages and clients' keys as one stack in the order of the cohort, whatever the chunks; ``groups`` are their places in it."""
-    order = torch.from_numpy(np.concatenate(groups).argsort()).to(parts[0][1].device)
-    stack = cohort.concatenate([messages for messages, _ in parts])
-    update = tree.map(lambda leaf: leaf[order], stack.update)
-    metrics = {name: value[order] for name, value in stack.metrics.items()}
-    return Message(update, stack.weight[order], metrics), torch.cat([keys for _, keys in parts])[order]
+def together(stacks: list[Stack]) -> Stack:
+    """All stacks as one, the clients in the order of their positions, whatever the chunks were."""
+    positions = np.concatenate([stack.positions for stack in stacks])
+    rows = positions.argsort(kind="stable")
+    order = torch.from_numpy(rows).to(stacks[0].keys.device)
+    whole = cohort.concatenate([stack.messages for stack in stacks])
+    update = tree.map(lambda leaf: leaf[order], whole.update)
+    messages = Message(update, whole.weight[order], {name: value[order] for name, value in whole.metrics.items()})
+    keys, scale = (torch.cat(parts)[order] for parts in zip(*((stack.keys, stack.scale) for stack in stacks), strict=True))
+    return Stack(messages, keys, positions[rows], scale)
 
 
-def attacked(pipeline: Pipeline, messages: Message, positions: NDArray[np.int64], key: Key) -> Message:
+def attacked(pipeline: Pipeline, stack: Stack, key: Key) -> Stack:
     """The whole cohort's messages after hostile clients saw them all and changed theirs."""
     if pipeline.attack is None or pipeline.attack.messages is None or pipeline.hostile is None:
+        return stack
+    which = pipeline.hostile[torch.from_numpy(stack.positions)].to(stack.keys.device)
+    return stack._replace(messages=pipeline.attack.messages(stack.messages, which, random.fold(key, "attack")))
+
+
+def gather(pipeline: Pipeline, states: Tree, stacks: Iterable[Stack], key: Key) -> Aggregate:
+    """The aggregate of stacks of decoded messages: attacked, guarded, scaled where they are stale, and summed in their order.
+
+    Args:
+        pipeline: of this round, from :func:`drawn`.
+        states: of the guards.
+        stacks: at least one; they are taken one after the other where a sum is enough.
+        key: the round's.
+    """
+    if pipeline.attack is not None or pipeline.combine.needs == "each":
+        stacks = [attacked(pipeline, together(list(stacks)), key)]
+    guarded = ((_arrived(stack, on_messages(pipeline, states, stack.messages, stack.keys)), stack.keys) for stack in stacks)
+    return combined(pipeline, guarded)
+
+
+def _arrived(stack: Stack, messages: Message) -> Message:
+    """Stale updates count for less."""
+    if (stack.scale == 1.0).all():
         return messages
-    which = pipeline.hostile[torch.from_numpy(positions)].to(messages.weight.device)
-    return pipeline.attack.messages(messages, which, random.fold(key, "attack"))
+
+    def scaled(leaf: Tensor) -> Tensor:
+        return leaf * stack.scale.to(leaf.dtype).view(-1, *[1] * (leaf.ndim - 1))
+
+    return messages._replace(update=tree.map(scaled, messages.update))
 
 
-def combined(combine: Combine, stacks: Iterable[Message]) -> Aggregate:
-    """The aggregate of a cohort's messages, in as many passes over them as the combine takes."""
-    if combine.needs == "each":
-        stacks = [cohort.concatenate(list(stacks))]
-
-    def once(now: Combine, messages: Iterable[Message]) -> Aggregate:
-        return now.finish(cohort.total(now.partial(stack) for stack in messages))
-
+def combined(pipeline: Pipeline, stacks: Iterable[tuple[Message, Tensor]]) -> Aggregate:
+    """The aggregate of guarded messages and their clients' keys, in as many passes over them as the combine takes."""
+    combine = pipeline.combine
     if combine.around is None:
-        return once(combine, stacks)
+        return combine.finish(_sum(pipeline.secure, combine, stacks))
     kept = list(stacks)
-    found = once(combine, kept)
+    found = combine.finish(_sum(pipeline.secure, combine, kept))
     for _ in range(combine.passes - 1):
-        found = once(combine.around(found.update), kept)
+        again = combine.around(found.update)
+        found = again.finish(_sum(pipeline.secure, again, kept))
     return found
+
+
+def _sum(secured: Secure | None, combine: Combine, stacks: Iterable[tuple[Message, Tensor]]) -> Tree:
+    """What the server learns of the clients' parts."""
+    if secured is None:
+        return cohort.total(combine.partial(messages) for messages, _ in stacks)
+    return secure.total(secured, combine, stacks)
 
 
 def on_messages(pipeline: Pipeline, states: Tree, messages: Message, keys: Tensor) -> Message:

@@ -6,22 +6,23 @@ Every round is a pure function of (state, seed, round), so a run that goes on fr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from metabayfl import random, tree
 from metabayfl.aggregators import Combine
 from metabayfl.algorithms import side_by_side
 from metabayfl.data.federation import Clients, Federation
-from metabayfl.engine import cohort, pipeline, tasks
+from metabayfl.engine import asynchronous, cohort, pipeline, population, private, tasks
 from metabayfl.engine.options import TrainOptions
-from metabayfl.engine.pipeline import Pipeline
-from metabayfl.engine.sampling import SAMPLERS, Sampler
+from metabayfl.engine.pipeline import Pipeline, Stack
+from metabayfl.engine.population import Population, Turnout
+from metabayfl.engine.private import Permit
+from metabayfl.engine.tasks import Block, Group
 from metabayfl.errors import MetabayflError
 from metabayfl.evaluation.validation import validation_loss
 from metabayfl.types import Aggregate, Algorithm, Key, Message, ServerState, Tree
@@ -37,28 +38,42 @@ class TrainState(NamedTuple):
     best_loss: float  # nats on the validation clients; inf before the first look
     stalled: int  # looks since the best one
     guards: Tree  # what the pipeline's guards carry from round to round, ``{}`` without any
+    flights: Tree  # clients at work and their strategies, ``{}`` where the server works in rounds
 
 
 class RoundInfo(NamedTuple):
-    """What happened in one round."""
+    """What happened in one round, or in one step of a server that works without rounds."""
 
     round: int  # rounds done, from 1
     loss: float | None  # mean training loss of the cohort's examples, nats; None where clients keep it to themselves
     examples: int
-    clients: int
+    clients: int  # whose messages were used
     validation: float | None  # mean loss of the validation clients, in rounds that looked
     seconds: float
+    available: int  # training clients that were there
+    sampled: int  # clients that were asked
+    lost: int  # messages that never came, or came too late or too stale
+    duration: float  # simulated time, in median response times of a client
+    staleness: float  # mean number of server's steps that messages were behind
     screened: int = 0  # messages that a defence found absurd and left out
+    clipped: int = 0  # updates that were cut to the public range of secure aggregation
 
 
 def begin(algorithm: Algorithm, options: TrainOptions, seed: int) -> TrainState:
     """The state before the first round."""
     meta = tree.to(algorithm.init(random.fold(random.key(seed), "init")), torch.device(options.device))
-    return TrainState(0, algorithm.begin(meta), meta, 0, float("inf"), 0, pipeline.begin(pipeline.build(options), meta))
+    steps, device = pipeline.build(options), torch.device(options.device)
+    guards = tree.to({**pipeline.begin(steps, meta), **private.begin(options)}, device)
+    return TrainState(0, algorithm.begin(meta), meta, 0, float("inf"), 0, guards, asynchronous.begin(options.asynchronous, meta))
 
 
 def rounds(
-    algorithm: Algorithm, federation: Federation, options: TrainOptions, seed: int, state: TrainState | None = None
+    algorithm: Algorithm,
+    federation: Federation,
+    options: TrainOptions,
+    seed: int,
+    state: TrainState | None = None,
+    permit: Permit = private.always,
 ) -> Iterator[tuple[TrainState, RoundInfo]]:
     """Run the rounds that are left and yield ``(state, info)`` after each.
 
@@ -68,22 +83,25 @@ def rounds(
         options: see :class:`TrainOptions`.
         seed: decides the start, cohorts, splits and all noise.
         state: where to go on; the beginning if none.
+        permit: asked before every round; the run is at its end when it says no (:func:`metabayfl.engine.private.permit`).
 
     Raises:
         MetabayflError: if the loss is no longer finite; names the round and what to try.
     """
     state = begin(algorithm, options, seed) if state is None else state
-    sampler = SAMPLERS[options.sampler](federation.train)
+    people = population.settle(options.population, private.sampler(options), federation.train, seed)
     steps = pipeline.infiltrated(pipeline.build(options), options, federation.train, algorithm.model, seed)
-    while algorithm.federated and goes_on(state, options):
+    steps = private.guarded(steps, options, len(federation.train.ids), state.server.meta) if algorithm.federated else steps
+    turn = one_round if options.asynchronous is None else one_buffer
+    while algorithm.federated and goes_on(state, options) and permit(state.round):
         started = time.perf_counter()
-        state, aggregate, clients = one_round(algorithm, federation.train, sampler, steps, options, seed, state)
+        state, aggregate, turnout = turn(algorithm, federation.train, people, steps, options, seed, state)
         state, validation = _judge(algorithm, federation, options, seed, state)
         seconds = time.perf_counter() - started
         loss, count = mean_loss(aggregate)
         require_finite(algorithm, loss, state.round)
-        screened = int(aggregate.metrics.get("screened", 0))
-        yield state, RoundInfo(state.round, loss, count, clients, validation, seconds, screened)
+        facts = {**private.told(options, turnout)._asdict(), **{name: int(aggregate.metrics.get(name, 0)) for name in ("screened", "clipped")}}
+        yield state, RoundInfo(round=state.round, loss=loss, examples=count, validation=validation, seconds=seconds, **facts)
 
 
 def mean_loss(aggregate: Aggregate) -> tuple[float | None, int]:
@@ -101,13 +119,26 @@ def require_finite(algorithm: Algorithm, loss: float | None, number: int) -> Non
 
 
 def one_round(
-    algorithm: Algorithm, clients: Clients, sampler: Sampler, steps: Pipeline, options: TrainOptions, seed: int, state: TrainState
-) -> tuple[TrainState, Aggregate, int]:
-    """One communication round: sample a cohort, run its clients, combine, step; returns the new state, the aggregate and the cohort's size."""
-    positions = sampler(np.random.default_rng([seed, state.round]), options.cohort)
+    algorithm: Algorithm, clients: Clients, people: Population, steps: Pipeline, options: TrainOptions, seed: int, state: TrainState
+) -> tuple[TrainState, Aggregate, Turnout]:
+    """One communication round: ask a cohort, run those that answer, combine, step; returns the new state, the aggregate and who took part."""
     key = round_key(seed, state.round)
-    aggregate = run_cohort(algorithm, steps, state.guards, clients, positions, key, options, state.server.meta)
-    return server_step(algorithm, steps, state, aggregate, key), aggregate, len(positions)
+    positions, turnout = population.turn_up(people, options.cohort, private.cohort_generator(options, seed, state.round), key, state.round)
+    groups = population.groups(people, state.server.meta, positions, tasks.client_keys(key, clients, positions))
+    aggregate = run_groups(algorithm, steps, state.guards, clients, groups, key, options)
+    return server_step(algorithm, steps, state, aggregate, key), aggregate, turnout
+
+
+def one_buffer(
+    algorithm: Algorithm, clients: Clients, people: Population, steps: Pipeline, options: TrainOptions, seed: int, state: TrainState
+) -> tuple[TrainState, Aggregate, Turnout]:
+    """One step of an asynchronous server, as soon as its buffer is full; returns as :func:`one_round` does."""
+    assert options.asynchronous is not None, "callers ask before"
+    key = round_key(seed, state.round)
+    flights, groups, turnout = asynchronous.fill(options.asynchronous, people, state.flights, seed, state.round, key)
+    aggregate = run_groups(algorithm, steps, state.guards, clients, groups, key, options)
+    after = server_step(algorithm, steps, state, aggregate, key)
+    return after._replace(flights=asynchronous.publish(flights, after.round, after.server.meta)), aggregate, turnout
 
 
 def round_key(seed: int, number: int) -> Key:
@@ -131,37 +162,50 @@ def run_cohort(
     options: TrainOptions,
     meta: Tree,
 ) -> Aggregate:
-    """The cohort's aggregate: strategy down as clients decode it, messages in chunks, sums inside each chunk."""
-    if not len(positions):
+    """The aggregate of clients that all start from ``meta`` and say how many examples they have."""
+    return run_groups(algorithm, steps, guards, clients, [Group(meta, positions, tasks.client_keys(key, clients, positions))], key, options)
+
+
+def run_groups(
+    algorithm: Algorithm, steps: Pipeline, guards: Tree, clients: Clients, groups: list[Group], key: Key, options: TrainOptions
+) -> Aggregate:
+    """The groups' aggregate: strategy down as clients decode it, messages in chunks, sums inside each chunk."""
+    meta, steps = groups[0].meta, pipeline.drawn(steps, key)
+    if not any(len(group.positions) for group in groups):
         return nobody(steps.combine, meta)
-    seen, steps = cohort.by_columns(algorithm.down.round_trip(meta, None)), pipeline.drawn(steps, key)
-    device = torch.device(options.device)
-    pays = side_by_side.pays(tree.size(seen), device)
-    limit = options.chunk or (cohort.chunk_limit(tree.size(seen)) if pays else 1)
-    names = tasks.client_keys(key, clients, positions)
-    sizes = np.minimum(clients.sizes[positions], options.task_samples or np.inf).astype(np.int64)
-    groups = tasks.chunks(sizes, limit, cohort.call_cost(algorithm.model))
-    blocks = (
-        tasks.block(clients, positions[rows], names[torch.from_numpy(rows)], options.support_share, device, options.task_samples) for rows in groups
-    )
-    if options.vectorise and pays and not algorithm.clients and steps.plain and cohort.takes_one_pass(algorithm):
-        return steps.combine.finish(cohort.total(cohort.one_pass(algorithm, steps.combine, seen, block) for block in blocks))
+    pays = side_by_side.pays(tree.size(meta), torch.device(options.device))
+    limit = options.chunk or (cohort.chunk_limit(tree.size(meta)) if pays else 1)
+    work = (item for group in groups for item in _blocks(algorithm, clients, group, options, limit))
+    plain = steps.plain and all(group.claim == 1.0 for group in groups)
+    if options.vectorise and pays and not algorithm.clients and plain and cohort.takes_one_pass(algorithm):
+        parts = ((cohort.one_pass(algorithm, steps.combine, seen, block), group) for group, _, seen, block in work)
+        return steps.combine.finish(cohort.total({**part, "update": _scaled(part["update"], group.scale)} for part, group in parts))
     run = cohort.messages if options.vectorise and (pays or algorithm.clients) else cohort.messages_by_loop
     with torch.no_grad():
-        poisoned = (pipeline.on_tasks(steps, block, positions[rows], key) for rows, block in zip(groups, blocks, strict=True))
-        stacks: Iterable[tuple[Message, Tensor]] = ((run(algorithm, seen, block), block.keys) for block in poisoned)
-        if steps.attack is not None or steps.combine.needs == "each":
-            messages, keys = pipeline.together(list(stacks), groups)
-            stacks = [(pipeline.attacked(steps, messages, positions, key), keys)]
-        return gather(steps, guards, stacks)
+        poisoned = ((group, own, seen, pipeline.on_tasks(steps, block, own, key)) for group, own, seen, block in work)
+        stacks = (_stack(run(algorithm, seen, block), block, own, group) for group, own, seen, block in poisoned)
+        return pipeline.gather(steps, guards, stacks, key)
 
 
-def gather(steps: Pipeline, guards: Tree, stacks: Iterable[tuple[Message, Tensor]]) -> Aggregate:
-    """The aggregate of stacks of decoded messages ``(C,)``, each with its clients' keys ``(C,)``, summed in their order.
+def _blocks(
+    algorithm: Algorithm, clients: Clients, group: Group, options: TrainOptions, limit: int
+) -> Iterator[tuple[Group, NDArray[np.int64], Tree, Block]]:
+    """A group in blocks of at most ``limit`` clients, read as they are due: where they stand, the strategy as they decode it, and their data."""
+    seen, device = cohort.by_columns(algorithm.down.round_trip(group.meta, None)), torch.device(options.device)
+    sizes = np.minimum(clients.sizes[group.positions], options.task_samples or np.inf).astype(np.int64)
+    for rows in tasks.chunks(sizes, limit, cohort.call_cost(algorithm.model)):
+        own, keys = group.positions[rows], group.keys[torch.from_numpy(rows)]
+        yield group, own, seen, tasks.block(clients, own, keys, options.support_share, device, options.task_samples)
 
-    ``steps`` are those of the round, from :func:`metabayfl.engine.pipeline.drawn`.
-    """
-    return pipeline.combined(steps.combine, (pipeline.on_messages(steps, guards, messages, keys) for messages, keys in stacks))
+
+def _stack(messages: Message, block: Block, positions: NDArray[np.int64], group: Group) -> Stack:
+    """Messages with the sizes that their senders claim."""
+    claimed = messages if group.claim == 1.0 else messages._replace(weight=messages.weight * group.claim)
+    return Stack(claimed, block.keys, positions, torch.full_like(block.keys, group.scale, dtype=torch.float64))
+
+
+def _scaled(update: Tree, scale: float) -> Tree:
+    return update if scale == 1.0 else tree.scale(update, scale)
 
 
 def nobody(combine: Combine, meta: Tree) -> Aggregate:

@@ -6,6 +6,7 @@ A sampler is a pure function of a seeded generator, so that round ``r`` of seed 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,26 +14,49 @@ from numpy.typing import NDArray
 from metabayfl.data.federation import Clients
 
 Positions = NDArray[np.int64]
-Sampler = Callable[[np.random.Generator, int], Positions]
-"""Generator, cohort size -> positions of distinct clients."""
+
+
+class Sampler(Protocol):
+    """Generator, cohort size, positions of the clients that are there (all if not given, never none) -> positions of distinct clients."""
+
+    def __call__(self, generator: np.random.Generator, size: int, pool: Positions | None = None) -> Positions: ...
 
 
 def uniform(clients: Clients) -> Sampler:
     """Every client with the same probability, without replacement."""
-    count = len(clients.ids)
-    return lambda generator, size: generator.choice(count, min(size, count), replace=False)
+    everyone = np.arange(len(clients.ids))
+
+    def sample(generator: np.random.Generator, size: int, pool: Positions | None = None) -> Positions:
+        there = everyone if pool is None else pool
+        return generator.choice(there, min(size, len(there)), replace=False)
+
+    return sample
 
 
 def poisson(clients: Clients) -> Sampler:
-    """Every client by itself with probability ``size / count``: cohorts vary in size, and one may be empty. Privacy accounts are tightest for it."""
+    """Every client by itself with probability ``size / count``: cohorts vary in size, and one may be empty. Privacy accounts are tightest for it.
+
+    ``count`` is that of all clients, so that nobody's probability depends on who else is there.
+    """
     count = len(clients.ids)
-    return lambda generator, size: np.flatnonzero(generator.random(count) < size / count)
+
+    def sample(generator: np.random.Generator, size: int, pool: Positions | None = None) -> Positions:
+        drawn = np.flatnonzero(generator.random(count) < size / count)
+        return drawn if pool is None else np.intersect1d(drawn, pool)
+
+    return sample
 
 
 def size_weighted(clients: Clients) -> Sampler:
     """With probability in proportion to the number of samples, without replacement."""
-    share = clients.sizes / clients.sizes.sum()
-    return lambda generator, size: generator.choice(len(share), min(size, len(share)), replace=False, p=share)
+    everyone = np.arange(len(clients.ids))
+
+    def sample(generator: np.random.Generator, size: int, pool: Positions | None = None) -> Positions:
+        there = everyone if pool is None else pool
+        weight = clients.sizes[there]
+        return generator.choice(there, min(size, len(there)), replace=False, p=weight / weight.sum())
+
+    return sample
 
 
 def diverse(clients: Clients) -> Sampler:
@@ -43,15 +67,16 @@ def diverse(clients: Clients) -> Sampler:
     """
     summaries = np.stack(_padded([_summary(clients.read(position)[1]) for position in range(len(clients.ids))]))
 
-    def sample(generator: np.random.Generator, size: int) -> Positions:
-        chosen = [int(generator.integers(len(summaries)))]
-        nearest = np.full(len(summaries), np.inf)
-        while len(chosen) < min(size, len(summaries)):
-            nearest = np.minimum(nearest, ((summaries - summaries[chosen[-1]]) ** 2).sum(1))
+    def sample(generator: np.random.Generator, size: int, pool: Positions | None = None) -> Positions:
+        there = np.arange(len(summaries)) if pool is None else pool
+        own, nearest = summaries[there], np.full(len(there), np.inf)
+        chosen = [int(generator.integers(len(there)))]
+        while len(chosen) < min(size, len(there)):
+            nearest = np.minimum(nearest, ((own - own[chosen[-1]]) ** 2).sum(1))
             weight = nearest + 1e-12  # clients that are alike stay eligible
             weight[chosen] = 0.0
-            chosen.append(int(generator.choice(len(summaries), p=weight / weight.sum())))
-        return np.array(chosen, dtype=np.int64)
+            chosen.append(int(generator.choice(len(there), p=weight / weight.sum())))
+        return there[chosen]
 
     return sample
 

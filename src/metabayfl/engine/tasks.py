@@ -12,7 +12,17 @@ from torch import Tensor
 
 from metabayfl import random
 from metabayfl.data.federation import Clients
-from metabayfl.types import Batch, Key, Task
+from metabayfl.types import Batch, Key, Task, Tree
+
+
+class Group(NamedTuple):
+    """Clients that are treated alike: a whole cohort, or those of a buffer that are equally stale."""
+
+    meta: Tree  # the strategy that they start from
+    positions: NDArray[np.int64]  # (C,)
+    keys: Tensor  # (C,)
+    claim: float = 1.0  # number of examples that each claims, over the true one
+    scale: float = 1.0  # what their updates are multiplied by when they arrive
 
 
 class Block(NamedTuple):

@@ -1,6 +1,7 @@
 """How algorithms are judged: held-out clients adapt on their support and are scored on their own test samples."""
 
 from metabayfl.evaluation.heldout import evaluate
+from metabayfl.evaluation.membership import Attack, attack, client_losses, likelihood_ratio
 from metabayfl.evaluation.pictures import payload
 from metabayfl.evaluation.scores import ClassScores, ClientScores, HeldOut, RegressionScores
 from metabayfl.evaluation.summary import over_seeds, summarise
@@ -8,12 +9,16 @@ from metabayfl.evaluation.timing import Timings, timings
 from metabayfl.evaluation.validation import validation_loss
 
 __all__ = [
+    "Attack",
     "ClassScores",
     "ClientScores",
     "HeldOut",
     "RegressionScores",
     "Timings",
+    "attack",
+    "client_losses",
     "evaluate",
+    "likelihood_ratio",
     "over_seeds",
     "payload",
     "summarise",

@@ -7,6 +7,7 @@ that had answered it give the same replies.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Generator, Iterator
@@ -17,18 +18,21 @@ from typing import NamedTuple
 from metabayfl import storage
 from metabayfl.artifact import Strategy
 from metabayfl.engine import job as engine_job
-from metabayfl.engine import pipeline
+from metabayfl.engine import pipeline, private
 from metabayfl.engine.rounds import TrainState, goes_on, judged, looks, mean_loss, require_finite, round_key, server_step, unjudged
 from metabayfl.errors import ArtifactError, ConfigError, FederationError
 from metabayfl.flower import agreeing, closing, registry
 from metabayfl.flower import round as one_round
-from metabayfl.flower.acceptance import template
+from metabayfl.flower.acceptance import Heard, template
 from metabayfl.flower.members import Members
 from metabayfl.flower.network import Patience, Transport
 from metabayfl.flower.plan import Plan, experiment, from_json, prepared, to_json
 from metabayfl.flower.records import Header, record
 from metabayfl.flower.round import Setting
 from metabayfl.study import identity, versions
+from metabayfl.types import Aggregate
+
+log = logging.getLogger(__name__)
 
 PLAN, REGISTRY, STATUS, STRATEGY = "plan.json", "registry.json", "status.json", "strategy.safetensors"
 
@@ -69,11 +73,12 @@ class Info(NamedTuple):
     round: int  # rounds done, from 1
     loss: float | None  # mean training loss of the cohort's examples, nats
     examples: int
-    clients: int  # whose messages came
+    clients: int  # whose messages came; the planned cohort under privacy, where how many came is as private as who
     validation: float | None  # mean loss of the validation clients, in rounds that looked
     seconds: float
     screened: int  # messages that a defence left out
-    skipped: dict[str, str]  # clients without a message, and why
+    clipped: int  # updates that were cut to the public range of secure aggregation
+    skipped: dict[str, str]  # clients without a message, and why; under privacy in the server's log alone
 
 
 class Outcome(NamedTuple):
@@ -153,8 +158,11 @@ def _agreed(job: Job, transport: Transport) -> Plan:
 
 def rounds(job: Job, setting: Setting, members: Members, state: TrainState) -> Iterator[tuple[TrainState, Info]]:
     """The rounds that are left."""
-    run, steps = setting.run, pipeline.build(setting.run.options)
-    while run.algorithm.federated and goes_on(state, run.options):
+    run, options = setting.run, setting.run.options
+    clients = len(registry.training(members.registry).ids)
+    steps = private.guarded(pipeline.build(options), options, clients, state.server.meta)
+    permit = private.permit(job.out, options, clients, state.server.meta, identity(run))
+    while run.algorithm.federated and goes_on(state, options) and permit(state.round):
         started = time.perf_counter()
         members.refresh(job.options.patience)
         registry.save(job.out / REGISTRY, members.registry)
@@ -166,11 +174,21 @@ def rounds(job: Job, setting: Setting, members: Members, state: TrainState) -> I
         aggregate = one_round.aggregate(setting, steps, state, drawn, heard)
         state = server_step(run.algorithm, steps, state, aggregate, round_key(run.seed, state.round))
         state, validation, unseen = _judge(job, setting, members, state)
-        loss, examples = mean_loss(aggregate)
-        require_finite(run.algorithm, loss, state.round)
-        seconds = time.perf_counter() - started
-        screened = int(aggregate.metrics.get("screened", 0))
-        yield state, Info(state.round, loss, examples, len(heard.messages), validation, seconds, screened, {**heard.skipped, **unseen})
+        yield state, _info(setting, state, aggregate, heard, validation, time.perf_counter() - started, {**heard.skipped, **unseen})
+
+
+def _info(
+    setting: Setting, state: TrainState, aggregate: Aggregate, heard: Heard, validation: float | None, seconds: float, skipped: dict[str, str]
+) -> Info:
+    """What may be told of a round."""
+    loss, examples = mean_loss(aggregate)
+    require_finite(setting.run.algorithm, loss, state.round)
+    for name, reason in skipped.items():
+        log.warning("round %d, %s: %s", state.round, name, reason)
+    counted = [int(aggregate.metrics.get(name, 0)) for name in ("screened", "clipped")]
+    if setting.run.options.privacy is not None:
+        return Info(state.round, loss, examples, setting.run.options.cohort, validation, seconds, *counted, {})
+    return Info(state.round, loss, examples, len(heard.messages), validation, seconds, *counted, skipped)
 
 
 def _no_quorum(number: int, came: int, setting: Setting, skipped: dict[str, str]) -> str:

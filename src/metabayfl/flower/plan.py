@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from metabayfl.config import Config, check_algorithm, train_options
 from metabayfl.data import DataOptions, Federation, Schema, in_memory
 from metabayfl.engine.options import TrainOptions
+from metabayfl.engine.population import PopulationOptions
 from metabayfl.errors import ConfigError, FederationError, MetabayflError
 from metabayfl.study import Run, prepare
 from metabayfl.table import parse
@@ -56,8 +57,10 @@ def check(options: DataOptions, train: TrainOptions) -> None:
         raise ConfigError(
             "data.flag_use is 'heldout', but a federation holds out clients by name: set it to 'exclude' or 'only', and name them in heldout_ids"
         )
-    if train.attack is not None:
-        raise ConfigError("train.attack makes clients hostile in simulation: leave it out where clients are real")
+    simulated = {"attack": train.attack, "asynchronous": train.asynchronous, "population": train.population != PopulationOptions()}
+    for name, given in simulated.items():
+        if given:
+            raise ConfigError(f"train.{name} is for simulation: leave it out where clients are real")
     if train.sampler == "diverse":
         raise ConfigError(
             "train.sampler 'diverse' needs a summary of every client's targets, which sites keep to themselves: use uniform, poisson or size"

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metabayfl.engine import cohort, pipeline, tasks
-from metabayfl.engine.pipeline import Pipeline
-from metabayfl.engine.rounds import TrainState, gather, nobody, round_key
+from metabayfl.engine import cohort, pipeline, private, tasks
+from metabayfl.engine.pipeline import Pipeline, Stack
+from metabayfl.engine.rounds import TrainState, nobody, round_key
 from metabayfl.engine.sampling import SAMPLERS
 from metabayfl.errors import FederationError
 from metabayfl.flower import registry as registries
@@ -39,11 +39,11 @@ class Setting(NamedTuple):
 
 
 class Cohort(NamedTuple):
-    """The clients of one round in the order in which the engine sums them, one at a time."""
+    """The clients of one round in the order of the draw, in which the engine sums them one at a time."""
 
     ids: tuple[str, ...]
     keys: Tensor  # (C,)
-    places: NDArray[np.int64]  # (C,) where each stands in the draw
+    positions: NDArray[np.int64]  # (C,) among the training clients
     owners: dict[str, list[str]]  # clients by site
 
 
@@ -53,17 +53,11 @@ Round: TypeAlias = Generator[Ask, Replies, Heard]
 def draw(run: Run, registry: Registry, number: int) -> Cohort:
     """The cohort of round ``number``: the engine's draw over the training clients' ids, whoever is connected now."""
     population = registries.training(registry)
-    positions = SAMPLERS[run.options.sampler](population)(np.random.default_rng([run.seed, number]), run.options.cohort)
+    sampler, everyone = SAMPLERS[private.sampler(run.options)](population), np.arange(len(population.ids))
+    positions = sampler(private.cohort_generator(run.options, run.seed, number), run.options.cohort, everyone)
     keys = tasks.client_keys(round_key(run.seed, number), population, positions)
-    order = _order(run, population.sizes[positions]) if len(positions) else np.zeros(0, np.int64)
-    ids = tuple(population.ids[positions[row]] for row in order)
-    return Cohort(ids, keys[torch.from_numpy(order)], order, _owners(registry, ids))
-
-
-def _order(run: Run, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How the engine goes through a cohort in chunks of one client: its sum depends on it in the last bit."""
-    sizes = np.minimum(samples, run.options.task_samples or np.inf).astype(np.int64)
-    return np.concatenate(tasks.chunks(sizes, 1, cohort.call_cost(run.algorithm.model)))
+    ids = tuple(population.ids[position] for position in positions)
+    return Cohort(ids, keys, positions, _owners(registry, ids))
 
 
 def _owners(registry: Registry, ids: tuple[str, ...]) -> dict[str, list[str]]:
@@ -130,13 +124,11 @@ def drive(phases: Round, exchange: Callable[[Ask], Replies]) -> Heard:
 
 
 def aggregate(setting: Setting, steps: Pipeline, state: TrainState, drawn: Cohort, heard: Heard) -> Aggregate:
-    """The engine's aggregate of the messages that came: summed in the cohort's order, or all together in the order of the draw."""
+    """The engine's aggregate of the messages that came, in the order of the draw."""
     rows = [row for row, id in enumerate(drawn.ids) if id in heard.messages]
     if not rows:
         return nobody(steps.combine, state.server.meta)
-    now = pipeline.drawn(steps, round_key(setting.run.seed, state.round))
-    stacks = [(cohort.stack([heard.messages[drawn.ids[row]]]), drawn.keys[row][None]) for row in rows]
-    if now.combine.needs == "each":
-        stacks = [pipeline.together(stacks, [drawn.places[row : row + 1] for row in rows])]
+    key, full = round_key(setting.run.seed, state.round), torch.ones(1, dtype=torch.float64)
     with torch.no_grad():
-        return gather(now, state.guards, stacks)
+        stacks = (Stack(cohort.stack([heard.messages[drawn.ids[row]]]), drawn.keys[row][None], drawn.positions[row][None], full) for row in rows)
+        return pipeline.gather(pipeline.drawn(steps, key), state.guards, stacks, key)
