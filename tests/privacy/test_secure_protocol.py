@@ -11,7 +11,7 @@ from scipy import stats
 
 from metabayfl import random, wire
 from metabayfl.errors import ArtifactError, QuorumError
-from metabayfl.privacy.secure_aggregation import client, keys, masks, packing, secure_sum, server, shamir
+from metabayfl.privacy.secure_aggregation import client, graph, keys, masks, packing, secure_sum, server, session, shamir
 from metabayfl.privacy.secure_aggregation.fixed_point import digest, encode, encoding, levels, modulus_bits
 from metabayfl.privacy.secure_aggregation.messages import PHASES, Phase
 from metabayfl.privacy.secure_aggregation.primitives import KEY_BYTES, decrypt, fresh
@@ -86,6 +86,18 @@ def test_the_whole_session_in_one_call_counts_who_stayed_and_what_it_cost() -> N
     assert min(outcome.costs["site-1"].seconds, outcome.server_seconds) > 0
     with pytest.raises(QuorumError):
         secure_sum(vectors(4), 20, drop={"mask": {"site-1", "site-2"}})
+
+
+def test_a_client_without_enough_peers_refuses_and_the_others_go_on() -> None:
+    """All four neighbours of one of twelve clients fall silent: it has nobody to hide among, and nobody has a mask with it."""
+    inputs, of = vectors(12), setup(3, 4)
+    names = sorted(inputs)
+    rows = graph.neighbours(graph.seed(of.session, of.round), 12, 4)
+    gone = {names[i] for i in rows[5]}
+    outcome = session.run(of, inputs, {"share": gone})
+    assert list(outcome.refused) == [names[5]]
+    assert f"0 neighbours of '{names[5]}' shared their secrets" in outcome.refused[names[5]]
+    assert outcome.total.tolist() == summed(inputs, set(inputs) - gone - {names[5]})
 
 
 # --- what the server sees ---------------------------------------------------------------------------------------------------------------
