@@ -7,7 +7,8 @@
     ├── DataError          a file, table or array that cannot become a federation
     ├── SchemaError        inputs that do not fit the schema a strategy was trained on
     ├── ModelError         a network that cannot be vectorised or does not fit the data
-    ├── ArtifactError      a strategy, posterior or checkpoint that is damaged, altered or of another version
+    ├── ArtifactError      a strategy, posterior, checkpoint or message that is damaged, altered or of another version
+    ├── QuorumError        too few clients are left for a round to count
     └── StorageError       a file that could not be written whole (full disk, no permission)
 
 Each message says what was given, what was expected and what to do. The command line turns them into one line and exit code 2.
@@ -40,7 +41,11 @@ class ModelError(MetabayflError, ValueError):
 
 
 class ArtifactError(MetabayflError, ValueError):
-    """A strategy, posterior or checkpoint that is damaged, altered or of another version."""
+    """A strategy, posterior, checkpoint or message that is damaged, altered or of another version."""
+
+
+class QuorumError(MetabayflError, RuntimeError):
+    """Too few clients are left for a round to count."""
 
 
 class StorageError(MetabayflError, OSError):

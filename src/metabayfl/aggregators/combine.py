@@ -2,6 +2,9 @@
 
 A combine declares what it needs: ``sum`` (only sums over clients, so secure aggregation and chunked accumulation apply) or ``each`` (every
 client's update).
+
+A combine of several passes sums anew around what it has found so far: messages stay with their clients, after each pass but the last the engine
+takes ``around(aggregate.update)`` as the next pass's combine, and the last aggregate counts. So an iteration over clients still needs sums alone.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from metabayfl.types import Aggregate, Message, Tree
+from metabayfl.types import Aggregate, Key, Message, Tree
 
 
 class Combine(NamedTuple):
@@ -22,3 +25,7 @@ class Combine(NamedTuple):
     weights: Callable[[Tensor], Tensor]  # (C,) examples -> (C,) the weights that the sum uses
     partial: Callable[[Message], Tree]
     finish: Callable[[Tree], Aggregate]
+    passes: int = 1
+    around: Callable[[Tree], Combine] | None = None  # what the last pass found -> the combine of the next; None where one pass is all
+    draw: Callable[[Key], Combine] | None = None  # a round's key -> the combine with its random numbers; None where it draws none
+    linear: bool = False  # whether ``partial`` is a weighted sum of the updates and no more, so that a cohort's may be taken as one gradient

@@ -30,7 +30,7 @@ def _mean(name: str, weights: Callable[[Tensor], Tensor]) -> Combine:
         mean = tree.map(lambda leaf: leaf / weight, total["update"])  # not times 1 / weight: that would be rounded to the weight's float32
         return Aggregate(mean, total["weight"], total["metrics"])
 
-    return Combine(name, "sum", weights, partial, finish)
+    return Combine(name, "sum", weights, partial, finish, linear=True)
 
 
 def weighted_mean() -> Combine:

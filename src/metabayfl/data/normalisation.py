@@ -8,7 +8,7 @@ where the mean is large against the spread.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +38,8 @@ def statistics(x: Array, centre: Array | float = 0.0) -> Statistics:
     shifted = np.array(x.T, dtype=np.float64, order="C") - np.reshape(centre, (-1, 1))
     real = np.isfinite(shifted)
     shifted[~real] = 0.0
-    return Statistics(real.sum(1), shifted.sum(1), np.square(shifted).sum(1))
+    with np.errstate(over="ignore"):  # values too large to square come out as infinity, for the caller to name
+        return Statistics(real.sum(1), shifted.sum(1), np.square(shifted).sum(1))
 
 
 def add(parts: Iterable[Statistics]) -> Statistics:
@@ -46,21 +47,22 @@ def add(parts: Iterable[Statistics]) -> Statistics:
     return functools.reduce(lambda a, b: Statistics(*(left + right for left, right in zip(a, b, strict=True))), parts)
 
 
-def mean_and_scale(clients: Callable[[], Iterable[Array]]) -> tuple[Array, Array, Array]:
-    """Mean, standard deviation and number of values per column over all clients' rows.
+def centre(first: Statistics) -> Array:
+    """The mean ``(F,)`` that the second round is about, from the sum of the first; NaN where a column is empty."""
+    with np.errstate(invalid="ignore"):
+        mean: Array = first.total / first.number
+    return mean
 
-    Args:
-        clients: gives each client's ``(n, F)`` anew; called twice, once a round.
+
+def mean_and_scale(about: Array, second: Statistics) -> tuple[Array, Array]:
+    """Mean and standard deviation per column from the sums about ``about``.
 
     Returns:
-        ``(mean, scale, number)``, each ``(F,)``; population standard deviation; scale 0 where the column is constant; NaN where it is empty.
+        ``(mean, scale)``, each ``(F,)``; population standard deviation; scale 0 where the column is constant; NaN where it is empty.
     """
-    with np.errstate(invalid="ignore", over="ignore"):  # empty columns and huge values come out as NaN and infinity, for the caller to name
-        first = add(statistics(x) for x in clients())
-        centre = first.total / first.number
-        second = add(statistics(x, centre) for x in clients())
+    with np.errstate(invalid="ignore", over="ignore"):
         shift = second.total / second.number
         variance = second.squares / second.number - shift**2
-    mean = centre + shift
-    scale = np.sqrt(np.maximum(variance, 0.0))
-    return mean, np.where(scale <= _CONSTANT * np.abs(mean), 0.0, scale), first.number
+        mean = about + shift
+        scale = np.sqrt(np.maximum(variance, 0.0))
+        return mean, np.where(scale <= _CONSTANT * np.abs(mean), 0.0, scale)

@@ -28,15 +28,22 @@ def messages(algorithm: Algorithm, meta: Tree, block: Block) -> Message:
 
 
 def _uploaded(algorithm: Algorithm, message: Message, key: Key) -> Message:
-    return message._replace(update=algorithm.up.round_trip(message.update, random.fold(key, "upload")))
+    return message._replace(update=algorithm.up.round_trip(message.update, upload_key(key)))
+
+
+def upload_key(key: Key) -> Key:
+    """What a client's key becomes for the rounding of its update."""
+    return random.fold(key, "upload")
 
 
 def messages_by_loop(algorithm: Algorithm, meta: Tree, block: Block) -> Message:
     """The same, one client at a time and without its padding."""
-    each = [
-        _uploaded(algorithm, algorithm.client(meta, _unpadded(block.tasks, row), block.keys[row]), block.keys[row]) for row in range(len(block.keys))
-    ]
-    return stack(each)
+    return stack([_uploaded(algorithm, one_message(algorithm, meta, block, row), block.keys[row]) for row in range(len(block.keys))])
+
+
+def one_message(algorithm: Algorithm, meta: Tree, block: Block, row: int) -> Message:
+    """What the client at ``row`` of a block has to say, before it travels."""
+    return algorithm.client(meta, _unpadded(block.tasks, row), block.keys[row])
 
 
 def stack(each: list[Message]) -> Message:

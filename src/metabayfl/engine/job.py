@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from metabayfl import storage, tree, tree_file
 from metabayfl.data.federation import Federation
@@ -18,6 +19,15 @@ from metabayfl.errors import ArtifactError, StorageError
 from metabayfl.types import Algorithm, ServerState, Tree
 
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+
+
+class Line(Protocol):
+    """What a line of metrics is made of: a ``NamedTuple`` with the number of the ``round``."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+Info = TypeVar("Info", bound=Line)
 
 
 def run(
@@ -38,12 +48,19 @@ def run(
         StorageError: if a checkpoint cannot be written; the one before it stays.
     """
     start = restore(directory, algorithm, options, seed, identity)
+    yield from record(directory, start, rounds(algorithm, federation, options, seed, start), options.checkpoint_every, identity)
+
+
+def record(
+    directory: Path, start: TrainState, steps: Iterator[tuple[TrainState, Info]], every: int, identity: str
+) -> Iterator[tuple[TrainState, Info]]:
+    """Pass rounds on as they come, each with its line of metrics, and a checkpoint after ``every`` so many."""
     state, saved = start, start.round
     _cut_metrics(directory / METRICS, start.round)
     try:
-        for state, info in rounds(algorithm, federation, options, seed, start):
+        for state, info in steps:
             _append(directory / METRICS, info)
-            if state.round % options.checkpoint_every == 0:
+            if state.round % every == 0:
                 save(directory, state, identity)
                 saved = state.round
             yield state, info
@@ -89,7 +106,7 @@ def read_metrics(path: Path) -> list[dict[str, object]]:
     return rows
 
 
-def _append(path: Path, info: RoundInfo) -> None:
+def _append(path: Path, info: Line) -> None:
     """One more line; half a line that a full disk leaves is cut off when the run goes on."""
     try:
         with path.open("a", encoding="utf-8") as lines:

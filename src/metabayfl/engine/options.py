@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from metabayfl.aggregators import COMBINES
+from metabayfl.aggregators import COMBINES, DefenceOptions, require_cohort
+from metabayfl.attacks import ATTACKS, AttackOptions
 from metabayfl.engine.asynchronous import AsynchronousOptions
 from metabayfl.engine.population import PopulationOptions
 from metabayfl.engine.sampling import SAMPLERS
@@ -32,6 +33,8 @@ class TrainOptions:
         chunk: clients in one vectorised call; 0 chooses by the model's size.
         vectorise: ``False`` runs one client at a time, with the same numbers.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
+        defence: how hostile clients' messages are withstood; none by default.
+        attack: which training clients are hostile and what they do, to try a defence in simulation.
         population: how training clients come and go; everyone is there unless said.
         asynchronous: how the server works without rounds; it works in rounds unless said.
     """
@@ -48,6 +51,8 @@ class TrainOptions:
     chunk: int = 0
     vectorise: bool = True
     device: str = "cpu"
+    defence: DefenceOptions | None = None
+    attack: AttackOptions | None = None
     population: PopulationOptions = field(default_factory=PopulationOptions)
     asynchronous: AsynchronousOptions | None = None
 
@@ -65,6 +70,10 @@ class TrainOptions:
         for name in ("rounds", "task_samples", "validate_every", "patience", "chunk"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        if self.defence is not None:
+            require_cohort(self.defence, self.cohort)
+        if self.attack is not None and self.attack.name not in ATTACKS:
+            raise unknown("attack", self.attack.name, ATTACKS)
         _check_turnout(self)
 
 

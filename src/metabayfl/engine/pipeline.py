@@ -9,15 +9,23 @@ A combine that needs only a sum takes the messages in chunks; one that needs eac
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import vmap
 
-from metabayfl import random
-from metabayfl.aggregators import COMBINES, Combine
+from metabayfl import random, tree
+from metabayfl.aggregators import COMBINES, Combine, build_combine
+from metabayfl.attacks import Attack, build_attack, hostile
+from metabayfl.data.federation import Clients
+from metabayfl.engine import cohort
 from metabayfl.engine.options import TrainOptions
-from metabayfl.types import Aggregate, Guard, Key, Message, Tree
+from metabayfl.engine.tasks import Block
+from metabayfl.types import Aggregate, Guard, Key, Message, Model, Tree
 
 
 class Pipeline(NamedTuple):
@@ -25,21 +33,115 @@ class Pipeline(NamedTuple):
 
     combine: Combine
     guards: tuple[Guard, ...] = ()
+    attack: Attack | None = None
+    hostile: Tensor | None = None  # bool, one for every training client; with an attack alone
 
     @property
     def plain(self) -> bool:
         """Whether nothing looks at single messages, so that a cohort's sum may be one gradient."""
-        return self.combine.needs == "sum" and not self.guards
+        return self.combine.linear and not self.guards and self.attack is None
+
+
+class Stack(NamedTuple):
+    """Messages of some clients as the server decodes them, with a leading axis ``C``."""
+
+    messages: Message
+    keys: Tensor  # (C,) the clients' keys of this round
+    positions: NDArray[np.int64]  # (C,) their places among the training clients
+    scale: Tensor  # (C,) what their updates are multiplied by after the guards
 
 
 def build(options: TrainOptions) -> Pipeline:
-    """The pipeline that the options ask for."""
-    return Pipeline(COMBINES[options.weighting]())
+    """The pipeline that the options ask for, without hostile clients."""
+    weighting = COMBINES[options.weighting]()
+    return Pipeline(weighting if options.defence is None else build_combine(options.defence, weighting))
+
+
+def infiltrated(pipeline: Pipeline, options: TrainOptions, clients: Clients, model: Model, seed: int) -> Pipeline:
+    """The pipeline with hostile clients among ``clients`` where the options want them; the same ones in every round of a seed."""
+    if options.attack is None:
+        return pipeline
+    attack = build_attack(options.attack, model.kind, model.outputs)
+    return pipeline._replace(attack=attack, hostile=hostile(clients.ids, options.attack.share, random.key(seed)))
 
 
 def begin(pipeline: Pipeline, meta: Tree) -> Tree:
     """The guards' states before the first round, by name."""
     return {guard.name: guard.begin(meta) for guard in pipeline.guards}
+
+
+def drawn(pipeline: Pipeline, key: Key) -> Pipeline:
+    """The pipeline of one round: its combine has the round's random numbers."""
+    draw = pipeline.combine.draw
+    return pipeline if draw is None else pipeline._replace(combine=draw(random.fold(key, "combine")))
+
+
+def on_tasks(pipeline: Pipeline, block: Block, positions: NDArray[np.int64], key: Key) -> Block:
+    """A block in which hostile clients changed their data; ``positions`` are its clients' places among the training clients."""
+    if pipeline.attack is None or pipeline.attack.data is None or pipeline.hostile is None:
+        return block
+    which = pipeline.hostile[torch.from_numpy(positions)].to(block.keys.device)
+    return block._replace(tasks=pipeline.attack.data(block.tasks, which, random.fold(key, "attack")))
+
+
+def together(stacks: list[Stack]) -> Stack:
+    """All stacks as one, the clients in the order of their positions, whatever the chunks were."""
+    positions = np.concatenate([stack.positions for stack in stacks])
+    rows = positions.argsort(kind="stable")
+    order = torch.from_numpy(rows).to(stacks[0].keys.device)
+    whole = cohort.concatenate([stack.messages for stack in stacks])
+    update = tree.map(lambda leaf: leaf[order], whole.update)
+    messages = Message(update, whole.weight[order], {name: value[order] for name, value in whole.metrics.items()})
+    keys, scale = (torch.cat(parts)[order] for parts in zip(*((stack.keys, stack.scale) for stack in stacks), strict=True))
+    return Stack(messages, keys, positions[rows], scale)
+
+
+def attacked(pipeline: Pipeline, stack: Stack, key: Key) -> Stack:
+    """The whole cohort's messages after hostile clients saw them all and changed theirs."""
+    if pipeline.attack is None or pipeline.attack.messages is None or pipeline.hostile is None:
+        return stack
+    which = pipeline.hostile[torch.from_numpy(stack.positions)].to(stack.keys.device)
+    return stack._replace(messages=pipeline.attack.messages(stack.messages, which, random.fold(key, "attack")))
+
+
+def gather(pipeline: Pipeline, states: Tree, stacks: Iterable[Stack], key: Key) -> Aggregate:
+    """The aggregate of stacks of decoded messages: attacked, guarded, scaled where they are stale, and summed in their order.
+
+    Args:
+        pipeline: of this round, from :func:`drawn`.
+        states: of the guards.
+        stacks: at least one; they are taken one after the other where a sum is enough.
+        key: the round's.
+    """
+    if pipeline.attack is not None or pipeline.combine.needs == "each":
+        stacks = [attacked(pipeline, together(list(stacks)), key)]
+    return combined(pipeline.combine, (_arrived(stack, on_messages(pipeline, states, stack.messages, stack.keys)) for stack in stacks))
+
+
+def _arrived(stack: Stack, messages: Message) -> Message:
+    """Stale updates count for less."""
+    if (stack.scale == 1.0).all():
+        return messages
+
+    def scaled(leaf: Tensor) -> Tensor:
+        return leaf * stack.scale.to(leaf.dtype).view(-1, *[1] * (leaf.ndim - 1))
+
+    return messages._replace(update=tree.map(scaled, messages.update))
+
+
+def combined(combine: Combine, stacks: Iterable[Message]) -> Aggregate:
+    """The aggregate of a cohort's messages, in as many passes over them as the combine takes."""
+
+    def once(now: Combine, messages: Iterable[Message]) -> Aggregate:
+        return now.finish(cohort.total(now.partial(stack) for stack in messages))
+
+    if combine.around is None:
+        return once(combine, stacks)
+    kept = list(stacks)
+    found = once(combine, kept)
+    for _ in range(combine.passes - 1):
+        found = once(combine.around(found.update), kept)
+    return found
 
 
 def on_messages(pipeline: Pipeline, states: Tree, messages: Message, keys: Tensor) -> Message:

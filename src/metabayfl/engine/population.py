@@ -216,7 +216,7 @@ def groups(people: Population, meta: Tree, positions: Positions, keys: Tensor, s
 
 def _uniform(keys: Tensor) -> Numbers:
     """A number on (0, 1) from each key: keys are hashes, uniform over all patterns of bits."""
-    return ((keys.numpy().view(np.uint64) >> 12) + 0.5) * 2.0**-52
+    return ((keys.numpy().view(np.uint64) >> 12).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def _normal(keys: Tensor) -> Numbers:

@@ -6,13 +6,12 @@ Every round is a pure function of (state, seed, round), so a run that goes on fr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from metabayfl import random, tree
 from metabayfl.aggregators import Combine
@@ -20,7 +19,7 @@ from metabayfl.algorithms import side_by_side
 from metabayfl.data.federation import Clients, Federation
 from metabayfl.engine import asynchronous, cohort, pipeline, population, tasks
 from metabayfl.engine.options import TrainOptions
-from metabayfl.engine.pipeline import Pipeline
+from metabayfl.engine.pipeline import Pipeline, Stack
 from metabayfl.engine.population import Population, Turnout
 from metabayfl.engine.tasks import Block, Group
 from metabayfl.errors import MetabayflError
@@ -55,14 +54,7 @@ class RoundInfo(NamedTuple):
     lost: int  # messages that never came, or came too late or too stale
     duration: float  # simulated time, in median response times of a client
     staleness: float  # mean number of server's steps that messages were behind
-
-
-class Stack(NamedTuple):
-    """Messages of one group as the server decodes them, with a leading axis ``C``."""
-
-    messages: Message
-    keys: Tensor  # (C,) the clients' keys
-    scale: float = 1.0  # what their updates are multiplied by
+    screened: int = 0  # messages that a defence found absurd and left out
 
 
 def begin(algorithm: Algorithm, options: TrainOptions, seed: int) -> TrainState:
@@ -88,17 +80,18 @@ def rounds(
         MetabayflError: if the loss is no longer finite; names the round and what to try.
     """
     state = begin(algorithm, options, seed) if state is None else state
-    people, steps = population.settle(options.population, options.sampler, federation.train, seed), pipeline.build(options)
+    people = population.settle(options.population, options.sampler, federation.train, seed)
+    steps = pipeline.infiltrated(pipeline.build(options), options, federation.train, algorithm.model, seed)
     turn = one_round if options.asynchronous is None else one_buffer
-    while algorithm.federated and state.round < options.rounds and not _exhausted(state, options):
+    while algorithm.federated and goes_on(state, options):
         started = time.perf_counter()
         state, aggregate, turnout = turn(algorithm, federation.train, people, steps, options, seed, state)
         state, validation = _judge(algorithm, federation, options, seed, state)
         seconds = time.perf_counter() - started
         loss, count = mean_loss(aggregate)
-        if loss is not None and not np.isfinite(loss):
-            raise MetabayflError(f"the training loss of {algorithm.name} is {loss} in round {state.round}: lower its learning rates")
-        yield state, RoundInfo(round=state.round, loss=loss, examples=count, validation=validation, seconds=seconds, **turnout._asdict())
+        require_finite(algorithm, loss, state.round)
+        screened, who = int(aggregate.metrics.get("screened", 0)), turnout._asdict()
+        yield state, RoundInfo(round=state.round, loss=loss, examples=count, validation=validation, seconds=seconds, screened=screened, **who)
 
 
 def mean_loss(aggregate: Aggregate) -> tuple[float | None, int]:
@@ -109,6 +102,12 @@ def mean_loss(aggregate: Aggregate) -> tuple[float | None, int]:
     return float(aggregate.metrics["loss"]) / max(count, 1.0), int(count)
 
 
+def require_finite(algorithm: Algorithm, loss: float | None, number: int) -> None:
+    """Stop a run that diverged."""
+    if loss is not None and not np.isfinite(loss):
+        raise MetabayflError(f"the training loss of {algorithm.name} is {loss} in round {number}: lower its learning rates")
+
+
 def one_round(
     algorithm: Algorithm, clients: Clients, people: Population, steps: Pipeline, options: TrainOptions, seed: int, state: TrainState
 ) -> tuple[TrainState, Aggregate, Turnout]:
@@ -116,7 +115,7 @@ def one_round(
     key = round_key(seed, state.round)
     positions, turnout = population.turn_up(people, options.cohort, np.random.default_rng([seed, state.round]), key, state.round)
     groups = population.groups(people, state.server.meta, positions, tasks.client_keys(key, clients, positions))
-    aggregate = run_groups(algorithm, steps, state.guards, clients, groups, options)
+    aggregate = run_groups(algorithm, steps, state.guards, clients, groups, key, options)
     return server_step(algorithm, steps, state, aggregate, key), aggregate, turnout
 
 
@@ -127,7 +126,7 @@ def one_buffer(
     assert options.asynchronous is not None, "callers ask before"
     key = round_key(seed, state.round)
     flights, groups, turnout = asynchronous.fill(options.asynchronous, people, state.flights, seed, state.round, key)
-    aggregate = run_groups(algorithm, steps, state.guards, clients, groups, options)
+    aggregate = run_groups(algorithm, steps, state.guards, clients, groups, key, options)
     after = server_step(algorithm, steps, state, aggregate, key)
     return after._replace(flights=asynchronous.publish(flights, after.round, after.server.meta)), aggregate, turnout
 
@@ -153,53 +152,50 @@ def run_cohort(
     options: TrainOptions,
     meta: Tree,
 ) -> Aggregate:
-    """The aggregate of honest clients that all start from ``meta``."""
-    return run_groups(algorithm, steps, guards, clients, [Group(meta, positions, tasks.client_keys(key, clients, positions))], options)
+    """The aggregate of clients that all start from ``meta`` and say how many examples they have."""
+    return run_groups(algorithm, steps, guards, clients, [Group(meta, positions, tasks.client_keys(key, clients, positions))], key, options)
 
 
-def run_groups(algorithm: Algorithm, steps: Pipeline, guards: Tree, clients: Clients, groups: list[Group], options: TrainOptions) -> Aggregate:
+def run_groups(
+    algorithm: Algorithm, steps: Pipeline, guards: Tree, clients: Clients, groups: list[Group], key: Key, options: TrainOptions
+) -> Aggregate:
     """The groups' aggregate: strategy down as clients decode it, messages in chunks, sums inside each chunk."""
-    meta, combine = groups[0].meta, steps.combine
+    meta, steps = groups[0].meta, pipeline.drawn(steps, key)
     if not any(len(group.positions) for group in groups):
-        return nobody(combine, meta)
+        return nobody(steps.combine, meta)
     pays = side_by_side.pays(tree.size(meta), torch.device(options.device))
     limit = options.chunk or (cohort.chunk_limit(tree.size(meta)) if pays else 1)
     work = (item for group in groups for item in _blocks(algorithm, clients, group, options, limit))
     plain = steps.plain and all(group.claim == 1.0 for group in groups)
     if options.vectorise and pays and not algorithm.clients and plain and cohort.takes_one_pass(algorithm):
-        parts = ((cohort.one_pass(algorithm, combine, seen, block), group) for group, seen, block in work)
-        return combine.finish(cohort.total({**part, "update": _scaled(part["update"], group.scale)} for part, group in parts))
+        parts = ((cohort.one_pass(algorithm, steps.combine, seen, block), group) for group, _, seen, block in work)
+        return steps.combine.finish(cohort.total({**part, "update": _scaled(part["update"], group.scale)} for part, group in parts))
     run = cohort.messages if options.vectorise and (pays or algorithm.clients) else cohort.messages_by_loop
     with torch.no_grad():
-        stacks = (Stack(_claimed(run(algorithm, seen, block), group.claim), block.keys, group.scale) for group, seen, block in work)
-        return gather(steps, guards, stacks)
+        poisoned = ((group, own, seen, pipeline.on_tasks(steps, block, own, key)) for group, own, seen, block in work)
+        stacks = (_stack(run(algorithm, seen, block), block, own, group) for group, own, seen, block in poisoned)
+        return pipeline.gather(steps, guards, stacks, key)
 
 
-def _blocks(algorithm: Algorithm, clients: Clients, group: Group, options: TrainOptions, limit: int) -> Iterator[tuple[Group, Tree, Block]]:
-    """A group in blocks of at most ``limit`` clients, read as they are due, with the strategy as they decode it."""
+def _blocks(
+    algorithm: Algorithm, clients: Clients, group: Group, options: TrainOptions, limit: int
+) -> Iterator[tuple[Group, NDArray[np.int64], Tree, Block]]:
+    """A group in blocks of at most ``limit`` clients, read as they are due: where they stand, the strategy as they decode it, and their data."""
     seen, device = cohort.by_columns(algorithm.down.round_trip(group.meta, None)), torch.device(options.device)
     sizes = np.minimum(clients.sizes[group.positions], options.task_samples or np.inf).astype(np.int64)
     for rows in tasks.chunks(sizes, limit, cohort.call_cost(algorithm.model)):
         own, keys = group.positions[rows], group.keys[torch.from_numpy(rows)]
-        yield group, seen, tasks.block(clients, own, keys, options.support_share, device, options.task_samples)
+        yield group, own, seen, tasks.block(clients, own, keys, options.support_share, device, options.task_samples)
 
 
-def gather(steps: Pipeline, guards: Tree, stacks: Iterable[Stack]) -> Aggregate:
-    """The aggregate of stacks of messages: guarded, scaled if stale, and summed in their order."""
-    combine = steps.combine
-    guarded = ((pipeline.on_messages(steps, guards, stack.messages, stack.keys), stack.scale) for stack in stacks)
-    arrived = (messages._replace(update=_scaled(messages.update, scale)) for messages, scale in guarded)
-    if combine.needs == "sum":
-        return combine.finish(cohort.total(combine.partial(messages) for messages in arrived))
-    return combine.finish(combine.partial(cohort.concatenate(list(arrived))))
+def _stack(messages: Message, block: Block, positions: NDArray[np.int64], group: Group) -> Stack:
+    """Messages with the sizes that their senders claim."""
+    claimed = messages if group.claim == 1.0 else messages._replace(weight=messages.weight * group.claim)
+    return Stack(claimed, block.keys, positions, torch.full_like(block.keys, group.scale, dtype=torch.float64))
 
 
 def _scaled(update: Tree, scale: float) -> Tree:
     return update if scale == 1.0 else tree.scale(update, scale)
-
-
-def _claimed(messages: Message, claim: float) -> Message:
-    return messages if claim == 1.0 else messages._replace(weight=messages.weight * claim)
 
 
 def nobody(combine: Combine, meta: Tree) -> Aggregate:
@@ -207,18 +203,38 @@ def nobody(combine: Combine, meta: Tree) -> Aggregate:
     return combine.finish({"update": tree.zeros_like(meta), "weight": torch.zeros(()), "metrics": {}})
 
 
-def _exhausted(state: TrainState, options: TrainOptions) -> bool:
-    return 0 < options.patience <= state.stalled
+def goes_on(state: TrainState, options: TrainOptions) -> bool:
+    """Whether rounds are left: neither all done nor patience at its end."""
+    return state.round < options.rounds and not 0 < options.patience <= state.stalled
 
 
 def _judge(algorithm: Algorithm, federation: Federation, options: TrainOptions, seed: int, state: TrainState) -> tuple[TrainState, float | None]:
     """Keep the best strategy on the validation clients; without a look, the newest is the best."""
     if not options.validate_every or not len(federation.validation.ids):
-        return state._replace(best=state.server.meta, best_round=state.round), None
-    if state.round % options.validate_every and state.round != options.rounds:
+        return unjudged(state), None
+    if not looks(options, state.round):
         return state, None
-    key = random.fold(random.key(seed), "validation")
-    loss = validation_loss(algorithm, state.server.meta, federation.validation, key)
+    loss = validation_loss(algorithm, state.server.meta, federation.validation, validation_key(seed))
+    return judged(state, loss), loss
+
+
+def looks(options: TrainOptions, number: int) -> bool:
+    """Whether the validation clients are asked after round ``number``, from 1."""
+    return bool(options.validate_every) and (number % options.validate_every == 0 or number == options.rounds)
+
+
+def validation_key(seed: int) -> Key:
+    """One key for all looks of a run, so that they differ by the strategy alone."""
+    return random.fold(random.key(seed), "validation")
+
+
+def unjudged(state: TrainState) -> TrainState:
+    """The newest strategy is the best one where nobody can tell."""
+    return state._replace(best=state.server.meta, best_round=state.round)
+
+
+def judged(state: TrainState, loss: float) -> TrainState:
+    """The state after a look that found ``loss``, in nats."""
     if loss < state.best_loss:
-        return state._replace(best=state.server.meta, best_round=state.round, best_loss=loss, stalled=0), loss
-    return state._replace(stalled=state.stalled + 1), loss
+        return state._replace(best=state.server.meta, best_round=state.round, best_loss=loss, stalled=0)
+    return state._replace(stalled=state.stalled + 1)

@@ -31,6 +31,12 @@ def validation_loss(algorithm: Algorithm, meta: Tree, clients: Clients, key: Key
         chunk: clients at once; 0 takes :data:`CHUNK` of them, or one where a CPU has no use for more.
         rows: most test samples a client, drawn by the key; sets with thousands would make watching dearer than training.
     """
+    total, count = validation_sums(algorithm, meta, clients, key, chunk=chunk, rows=rows)
+    return total / max(count, 1.0)
+
+
+def validation_sums(algorithm: Algorithm, meta: Tree, clients: Clients, key: Key, *, chunk: int = 0, rows: int = 256) -> tuple[float, float]:
+    """The summed NLL and the number of samples whose quotient :func:`validation_loss` is; those of several groups of clients add up."""
     received = algorithm.down.round_trip(meta, None)
     device = device_of(received)
     chunk = chunk or (1 if device.type == "cpu" and algorithm.model.dense is not None and algorithm.model.dense.space > 1 else CHUNK)
@@ -40,7 +46,7 @@ def validation_loss(algorithm: Algorithm, meta: Tree, clients: Clients, key: Key
         support, test, keys = _block(clients, positions, key, rows, device)
         losses = _summed_losses(algorithm, received, support, test, keys)
         total, count = total + float(losses.double().sum()), count + float(test.mask.sum())
-    return total / max(count, 1.0)
+    return total, count
 
 
 def _block(clients: Clients, positions: range, key: Key, rows: int, device: torch.device) -> tuple[Batch, Batch, Tensor]:

@@ -1,0 +1,157 @@
+"""From :class:`~metabayfl.aggregators.options.DefenceOptions` to a combine: screening, bounds, mixing or buckets, and a robust rule.
+
+A robust rule counts every client that has an example once, whatever it says about its size: a claimed number of examples is no evidence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from metabayfl.aggregators import clipping, coordinates, geometric, krum, mixing, screening
+from metabayfl.aggregators.combine import Combine
+from metabayfl.aggregators.mean import uniform_mean
+from metabayfl.aggregators.options import DefenceOptions
+from metabayfl.aggregators.rows import one, rows
+from metabayfl.errors import ConfigError, MetabayflError, unknown
+from metabayfl.types import Aggregate, Key, Message, Tree
+
+T = TypeVar("T")
+
+
+class Robust(NamedTuple):
+    """A robust rule and how many messages it needs."""
+
+    rule: Callable[[Tensor, int], Tensor]  # (C, P), how many rows may be hostile -> (P,)
+    spare: int = 1  # it needs 2 hostile + spare messages
+
+
+ROBUST_COMBINES: dict[str, Robust] = {
+    "median": Robust(coordinates.median),
+    "trimmed_mean": Robust(coordinates.trimmed_mean),
+    "krum": Robust(krum.krum, spare=3),
+    "multi_krum": Robust(krum.multi_krum, spare=3),
+    "geometric_median": Robust(geometric.geometric_median),
+    "centred_clipping": Robust(clipping.centred_clipping),
+}
+"""Robust rules by name."""
+
+
+def hostile_among(share: float, count: int) -> int:
+    """How many of ``count`` messages are taken for hostile: the share, rounded up.
+
+    Example:
+        >>> hostile_among(0.2, 10), hostile_among(0.2, 11), hostile_among(0.0, 10)
+        (2, 3, 0)
+    """
+    return math.ceil(share * count - 1e-9)
+
+
+def require_cohort(options: DefenceOptions, cohort: int) -> None:
+    """Refuse a cohort in which the defence cannot work.
+
+    Raises:
+        ConfigError: if the combine is unknown, or a cohort of ``cohort`` clients is too small for it.
+    """
+    reason = _too_few(options, cohort) if _check_name(options.combine) else ""
+    if reason:
+        raise ConfigError(f"{reason}: take a larger cohort, or assume a smaller share of hostile clients")
+
+
+def _check_name(name: str) -> bool:
+    """Whether ``name`` is a robust rule's."""
+    if name not in ("mean", *ROBUST_COMBINES):
+        raise unknown("combine", name, ("mean", *ROBUST_COMBINES))
+    return name != "mean"
+
+
+def _too_few(options: DefenceOptions, count: int) -> str:
+    hostile, groups = hostile_among(options.share, count), -(-count // options.bucket)
+    need = 2 * hostile + ROBUST_COMBINES[options.combine].spare
+    if groups >= need:
+        return ""
+    of = f"{groups} groups of {options.bucket} out of {count} messages" if options.bucket > 1 else f"{count} messages"
+    return f"{options.combine} has {of}, of which {hostile} may be hostile (share {options.share}), and needs {need}"
+
+
+def build_combine(options: DefenceOptions, weighting: Combine) -> Combine:
+    """The combine that the options ask for.
+
+    Its aggregate's metrics also hold ``screened``, the number of clients that were screened.
+
+    Args:
+        options: see :class:`~metabayfl.aggregators.options.DefenceOptions`.
+        weighting: what ``combine = "mean"`` means by a mean.
+
+    Returns:
+        A combine that needs sums alone where its parts do: ``mean`` and ``geometric_median``, without mixing, buckets or ``leaf_bound``.
+
+    Raises:
+        ConfigError: for an unknown combine. While it runs: MetabayflError if too few messages are left, or none.
+    """
+    robust = _check_name(options.combine)
+    each = options.mixing or options.bucket > 1 or options.leaf_bound
+    if options.combine == "geometric_median" and not each:
+        return _prepared(options, geometric.by_sums(uniform_mean().weights))
+    return _prepared(options, _ruled(options) if robust else weighting)
+
+
+def _ruled(options: DefenceOptions, key: Key | None = None) -> Combine:
+    """A rule over the rows of the clients that have an example; buckets need a key, and get it by ``draw``."""
+
+    def partial(messages: Message) -> Tree:
+        matrix = rows(messages.update)[messages.weight > 0]
+        found = _combined(options, matrix, key) if len(matrix) else matrix.new_zeros(matrix.shape[1])
+        metrics = {name: value.sum(0) for name, value in messages.metrics.items()}
+        return {"update": one(found, messages.update), "weight": (messages.weight > 0).sum().to(messages.weight.dtype), "metrics": metrics}
+
+    draw = None if options.bucket == 1 else lambda key: _ruled(options, key)
+    return Combine(options.combine, "each", uniform_mean().weights, partial, lambda total: Aggregate(**total), draw=draw)
+
+
+def _combined(options: DefenceOptions, matrix: Tensor, key: Key | None) -> Tensor:
+    if reason := _too_few(options, len(matrix)):
+        raise MetabayflError(f"{reason}: wait for more clients, or assume a smaller share of hostile ones")
+    hostile = hostile_among(options.share, len(matrix))
+    if options.bucket > 1:
+        matrix = mixing.bucketing(matrix, options.bucket, _need(key))
+    if options.mixing:
+        matrix = mixing.nearest_neighbour_mixing(matrix, hostile)
+    return ROBUST_COMBINES[options.combine].rule(matrix, hostile)
+
+
+def _need(key: Key | None) -> Key:
+    if key is None:
+        raise MetabayflError("buckets are drawn anew every round, and this combine was given no round's key: take combine.draw(key)")
+    return key
+
+
+def _prepared(options: DefenceOptions, inner: Combine) -> Combine:
+    """``inner`` on messages that were screened and bounded."""
+
+    def partial(messages: Message) -> Tree:
+        if options.screen:
+            messages, out = screening.screen(messages, options.max_examples)
+            messages = messages._replace(metrics={**messages.metrics, "screened": out.to(messages.weight.dtype)})
+        messages = screening.bound_blocks(messages, options.bounds)
+        if options.leaf_bound:
+            messages = screening.bound_leaves(messages, options.leaf_bound, messages.weight > 0)
+        return inner.partial(messages)
+
+    def finish(total: Tree) -> Aggregate:
+        aggregate = inner.finish(total)
+        screened = int(aggregate.metrics.get("screened", torch.zeros(())))
+        if screened and float(aggregate.weight) == 0:
+            raise MetabayflError(f"all {screened} messages held NaN, infinite or absurd numbers: if no client is hostile, lower the learning rates")
+        return aggregate
+
+    def prepared(make: Callable[[T], Combine] | None) -> Callable[[T], Combine] | None:
+        return None if make is None else lambda given: _prepared(options, make(given))
+
+    needs: Literal["sum", "each"] = "each" if options.leaf_bound else inner.needs
+    around, draw = prepared(inner.around), prepared(inner.draw)
+    return inner._replace(needs=needs, partial=partial, finish=finish, around=around, draw=draw, linear=False)

@@ -1,0 +1,53 @@
+"""What a server may be told about hostile clients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from metabayfl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DefenceOptions:
+    """How the messages of a cohort are screened, bounded and combined.
+
+    Attributes:
+        combine: a name in :data:`metabayfl.aggregators.defence.ROBUST_COMBINES`, which counts every client that has an example once; or ``mean``,
+            the run's own weighting after screening and bounds.
+        share: assumed share of hostile clients in a cohort, from 0 and below 0.5. Cohorts are drawn at random, so assume more than their share of the
+            population: with 20 hostile clients among 100, 40 % or more are in 11 % of the cohorts of 10, and in 2 % of those of 20.
+        mixing: every message first becomes the mean of its nearest ones (nearest-neighbour mixing).
+        bucket: messages are first averaged in random groups of so many; 1 for none.
+        leaf_bound: the norm of a message's leaf is scaled down to this multiple of the cohort's median norm of that leaf; 0 for no bound.
+        bounds: the norm of a message's top-level block, by name, is scaled down to this, in the update's unit.
+        screen: messages with NaN, infinite or absurd numbers count as if they had not come.
+        max_examples: a client that says it has more examples than this is screened.
+    """
+
+    combine: str = "mean"
+    share: float = 0.2
+    mixing: bool = False
+    bucket: int = 1
+    leaf_bound: float = 0.0
+    bounds: Mapping[str, float] = field(default_factory=dict)
+    screen: bool = True
+    max_examples: float = 1e6
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.share < 0.5:
+            raise ConfigError(f"share of hostile clients is {self.share}, expected from 0 and below 0.5: no combine withstands a majority")
+        if self.bucket < 1:
+            raise ConfigError(f"bucket is {self.bucket}, expected 1 (none) or more messages in a group")
+        if self.leaf_bound < 0 or not math.isfinite(self.leaf_bound):
+            raise ConfigError(f"leaf_bound is {self.leaf_bound}, expected 0 (none) or a multiple of the median norm, such as 2")
+        if not self.max_examples > 0:
+            raise ConfigError(f"max_examples is {self.max_examples}, expected above 0")
+        for name, bound in self.bounds.items():
+            if not 0 < bound < math.inf:
+                raise ConfigError(f"the bound of block {name!r} is {bound}, expected a norm above 0")
+        if self.combine == "mean" and (self.mixing or self.bucket > 1):
+            raise ConfigError(
+                "mixing and bucket prepare messages for a robust combine, but combine is 'mean': choose another, such as 'trimmed_mean'"
+            )

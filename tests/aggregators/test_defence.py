@@ -1,0 +1,191 @@
+"""Defences built from options: what they need, what they count, when they refuse, and passes over sums."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from metabayfl import random, tree
+from metabayfl.aggregators import ROBUST_COMBINES, Combine, DefenceOptions, build_combine, geometric, require_cohort, uniform_mean, weighted_mean
+from metabayfl.aggregators.rows import rows
+from metabayfl.errors import ConfigError, MetabayflError
+from metabayfl.types import Aggregate, Message
+
+MATRIX = random.normal(random.key(4), (9, 7), torch.float64)
+WEIGHT = torch.tensor([3.0, 5.0, 1e5, 4.0, 0.0, 2.0, 9.0, 8.0, 1.0], dtype=torch.float64)
+
+
+def messages() -> Message:
+    update = {"z": {"a": MATRIX[:, :6].view(9, 2, 3).clone()}, "k": MATRIX[:, 6].clone()}
+    return Message(update, WEIGHT.clone(), {"loss": 2 * WEIGHT, "examples": WEIGHT.clone()})
+
+
+def aggregate(combine: Combine, given: Message) -> Aggregate:
+    found = combine.finish(combine.partial(given))
+    for _ in range(combine.passes - 1):
+        assert combine.around is not None
+        now = combine.around(found.update)
+        found = now.finish(now.partial(given))
+    return found
+
+
+def numbers(found: Aggregate) -> torch.Tensor:
+    return rows(tree.map(lambda leaf: leaf.unsqueeze(0), found.update))[0]
+
+
+@pytest.mark.parametrize("name", ROBUST_COMBINES)
+def test_every_client_that_has_an_example_counts_once(name: str) -> None:
+    found = aggregate(build_combine(DefenceOptions(name, share=0.2), weighted_mean()), messages())
+    expected = ROBUST_COMBINES[name].rule(MATRIX[WEIGHT > 0], 2)
+    torch.testing.assert_close(numbers(found), expected, rtol=1e-12, atol=1e-12)
+    assert float(found.weight) == 8.0
+    assert float(found.metrics["examples"]) == float(WEIGHT.sum())
+    assert float(found.metrics["screened"]) == 0.0
+
+
+@pytest.mark.parametrize("weighting", [weighted_mean(), uniform_mean()])
+def test_the_mean_is_the_runs_own_weighting(weighting: Combine) -> None:
+    found, plain = (aggregate(combine, messages()) for combine in (build_combine(DefenceOptions(), weighting), weighting))
+    torch.testing.assert_close(found.update, plain.update)
+
+
+@pytest.mark.parametrize(
+    "options, needs",
+    [
+        (DefenceOptions(), "sum"),
+        (DefenceOptions(bounds={"z": 1.0}), "sum"),
+        (DefenceOptions(leaf_bound=2.0), "each"),
+        (DefenceOptions("geometric_median"), "sum"),
+        (DefenceOptions("geometric_median", mixing=True), "each"),
+        (DefenceOptions("geometric_median", leaf_bound=2.0), "each"),
+        (DefenceOptions("median"), "each"),
+    ],
+)
+def test_sums_are_enough_where_the_parts_need_no_more(options: DefenceOptions, needs: str) -> None:
+    combine = build_combine(options, uniform_mean())
+    assert combine.needs == needs
+    assert not combine.linear
+
+
+def test_the_geometric_median_over_sums_of_chunks_is_the_one_over_the_whole() -> None:
+    combine, whole = geometric.by_sums(uniform_mean().weights, passes=12), messages()
+    halves = [Message(tree.map(lambda leaf, part=part: leaf[part], whole.update), WEIGHT[part], {}) for part in (slice(5), slice(5, None))]
+    found = combine.finish(tree.add(*(combine.partial(half) for half in halves)))
+    for _ in range(combine.passes - 1):
+        assert combine.around is not None
+        now = combine.around(found.update)
+        found = now.finish(tree.add(*(now.partial(half) for half in halves)))
+    torch.testing.assert_close(numbers(found), geometric.geometric_median(MATRIX[WEIGHT > 0], 0, passes=12), rtol=1e-12, atol=1e-12)
+
+
+def test_what_a_client_adds_to_the_sums_is_bounded_whatever_it_sent() -> None:
+    combine = geometric.by_sums(uniform_mean().weights, smoothing=0.5)
+    one = Message({"w": torch.tensor([[1e20, -3e20, 0.0]])}, torch.ones(1), {})
+    for now in (combine, combine.around({"w": torch.ones(3)})):  # type: ignore[misc]  # it has several passes
+        sums = now.partial(one)
+        assert float(sums["update"]["w"].norm()) <= 1.0 + 1e-6
+        assert float(sums["pull"]) <= 2.0
+
+
+@pytest.mark.parametrize("passes, smoothing", [(0, 1e-6), (3, 0.0)])
+def test_weiszfeld_refuses_numbers_out_of_range(passes: int, smoothing: float) -> None:
+    with pytest.raises(ConfigError, match="expected 1 or more and above 0"):
+        geometric.by_sums(uniform_mean().weights, passes, smoothing)
+
+
+@pytest.mark.parametrize("name", ["mean", *ROBUST_COMBINES])
+def test_screened_clients_are_counted_and_say_nothing(name: str) -> None:
+    spoilt = messages()
+    spoilt.update["k"][0] = math.nan
+    spoilt.weight[8] = -1.0
+    left = [1, 2, 3, 4, 5, 6, 7]
+    rest = Message(
+        tree.map(lambda leaf: leaf[left], messages().update), WEIGHT[left], {name: value[left] for name, value in messages().metrics.items()}
+    )
+    combine = build_combine(DefenceOptions(name, share=0.1), weighted_mean())
+    found, expected = aggregate(combine, spoilt), aggregate(combine, rest)
+    torch.testing.assert_close(found.update, expected.update, rtol=1e-12, atol=1e-12)
+    assert float(found.metrics["screened"]) == 2.0
+    assert float(found.metrics["loss"]) == float(expected.metrics["loss"])
+
+
+def test_screening_can_be_switched_off() -> None:
+    spoilt = messages()
+    spoilt.update["k"][0] = math.nan
+    found = aggregate(build_combine(DefenceOptions(screen=False), uniform_mean()), spoilt)
+    assert math.isnan(float(found.update["k"]))
+    assert "screened" not in found.metrics
+
+
+def test_a_cohort_of_which_nothing_is_left_is_an_error() -> None:
+    spoilt = messages()
+    spoilt.update["k"][:] = math.nan
+    with pytest.raises(
+        MetabayflError, match="all 9 messages held NaN, infinite or absurd numbers: if no client is hostile, lower the learning rates"
+    ):
+        aggregate(build_combine(DefenceOptions("median"), uniform_mean()), spoilt)
+
+
+def test_clients_without_examples_alone_move_nothing() -> None:
+    empty = messages()._replace(weight=torch.zeros(9, dtype=torch.float64), metrics={})
+    for name in ("mean", *ROBUST_COMBINES):
+        found = aggregate(build_combine(DefenceOptions(name), uniform_mean()), empty)
+        assert not numbers(found).any()
+        assert float(found.weight) == 0.0
+
+
+def test_bounds_come_before_the_rule() -> None:
+    found = aggregate(build_combine(DefenceOptions(bounds={"k": 1e-3}), uniform_mean()), messages())
+    expected = torch.sign(MATRIX[WEIGHT > 0, 6]).mean() * 1e-3
+    torch.testing.assert_close(found.update["k"], expected)
+
+
+def test_buckets_are_drawn_by_the_rounds_key() -> None:
+    combine = build_combine(DefenceOptions("trimmed_mean", share=0.1, bucket=2), uniform_mean())
+    assert combine.draw is not None
+    first, again, other = (aggregate(combine.draw(random.key(seed)), messages()) for seed in (1, 1, 2))
+    assert torch.equal(numbers(first), numbers(again))
+    assert not torch.equal(numbers(first), numbers(other))
+
+
+@pytest.mark.parametrize(
+    "options, cohort, words",
+    [
+        (DefenceOptions("median"), 2, "median has 2 messages, of which 1 may be hostile .share 0.2., and needs 3: take a larger cohort"),
+        (DefenceOptions("krum", share=0.3), 8, "krum has 8 messages, of which 3 may be hostile .share 0.3., and needs 9"),
+        (DefenceOptions("median", share=0.3, bucket=2), 10, "median has 5 groups of 2 out of 10 messages, of which 3 may be hostile"),
+        (DefenceOptions("medain"), 10, "unknown combine 'medain': did you mean 'median'"),
+    ],
+)
+def test_cohorts_in_which_a_defence_cannot_work_are_refused(options: DefenceOptions, cohort: int, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        require_cohort(options, cohort)
+
+
+def test_the_smallest_cohorts_pass() -> None:
+    for options, cohort in [(DefenceOptions("median"), 3), (DefenceOptions("krum"), 5), (DefenceOptions("mean", share=0.4), 1)]:
+        require_cohort(options, cohort)
+
+
+def test_too_few_messages_left_is_an_error_when_it_happens() -> None:
+    few = Message(tree.map(lambda leaf: leaf[:2], messages().update), WEIGHT[:2], {})
+    with pytest.raises(MetabayflError, match=r"median has 2 messages, .* wait for more clients"):
+        aggregate(build_combine(DefenceOptions("median"), uniform_mean()), few)
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"share": 0.5}, "share of hostile clients is 0.5"),
+        ({"bucket": 0}, "bucket is 0"),
+        ({"leaf_bound": -1.0}, "leaf_bound is -1.0"),
+        ({"max_examples": 0.0}, "max_examples is 0.0"),
+        ({"bounds": {"z": 0.0}}, "the bound of block 'z' is 0.0"),
+        ({"mixing": True}, "combine is 'mean': choose another"),
+    ],
+)
+def test_options_out_of_range_are_refused(wrong: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        DefenceOptions(**wrong)  # type: ignore[arg-type]
