@@ -47,9 +47,9 @@ def pulled(targets: tuple[float, ...]) -> tuple[Algorithm, Clients]:
     return method, in_memory("abcdef"[: len(targets)], data, [2] * len(targets))
 
 
-def settled(clients: Clients, pace: tuple[float, ...], options: PopulationOptions = PopulationOptions()) -> Population:  # noqa: B008
+def settled(clients: Clients, pace: tuple[float, ...]) -> Population:
     """Clients that take exactly ``pace`` to answer."""
-    return population.settle(options, "uniform", clients, 0)._replace(pace=np.array(pace))
+    return population.settle(PopulationOptions(), "uniform", clients, 0)._replace(pace=np.array(pace))
 
 
 def walk(targets: tuple[float, ...], pace: tuple[float, ...], count: int, **given: object) -> tuple[list[float], list[Turnout], TrainState]:
