@@ -3,7 +3,7 @@
 10,000 training clients of Fashion-MNIST, class shares Dirichlet(0.3), 20 to 50 samples each. There are no 350,000 images, so training clients draw
 theirs from one pool of some 53,000, without repetition inside a client but with repetition across clients: an image is in six or seven of them.
 Validation and held-out clients are those of the ready config ``fashion_mnist_dirichlet``, with images of their own that no training client has.
-A training client's images are drawn when it is read, so memory does not grow with the population.
+A training client's images are drawn when it is read, so memory hardly grows with the population.
 
 All ways of one algorithm and seed have the same clients, with the same response times."""
 
