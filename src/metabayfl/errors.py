@@ -8,7 +8,8 @@
     ├── SchemaError        inputs that do not fit the schema a strategy was trained on
     ├── ModelError         a network that cannot be vectorised or does not fit the data
     ├── ArtifactError      a strategy, posterior or checkpoint that is damaged, altered or of another version
-    └── StorageError       a file that could not be written whole (full disk, no permission)
+    ├── StorageError       a file that could not be written whole (full disk, no permission)
+    └── DivergedError      a training whose numbers are no longer finite
 
 Each message says what was given, what was expected and what to do. The command line turns them into one line and exit code 2.
 """
@@ -45,6 +46,10 @@ class ArtifactError(MetabayflError, ValueError):
 
 class StorageError(MetabayflError, OSError):
     """A file that could not be written whole."""
+
+
+class DivergedError(MetabayflError, ValueError):
+    """A training whose numbers are no longer finite."""
 
 
 def unknown(what: str, given: object, known: Iterable[str]) -> ConfigError:

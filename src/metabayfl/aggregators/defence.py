@@ -17,7 +17,7 @@ from metabayfl.aggregators.combine import Combine
 from metabayfl.aggregators.mean import uniform_mean
 from metabayfl.aggregators.options import DefenceOptions
 from metabayfl.aggregators.rows import one, rows
-from metabayfl.errors import ConfigError, MetabayflError, unknown
+from metabayfl.errors import ConfigError, DivergedError, MetabayflError, unknown
 from metabayfl.types import Aggregate, Key, Message, Tree
 
 T = TypeVar("T")
@@ -39,6 +39,15 @@ ROBUST_COMBINES: dict[str, Robust] = {
     "centred_clipping": Robust(clipping.centred_clipping),
 }
 """Robust rules by name."""
+
+
+DEFENCES: dict[str, DefenceOptions] = {
+    "screening": DefenceOptions(),
+    **{name: DefenceOptions(name, share=0.3) for name in ROBUST_COMBINES if "krum" not in name},
+    **{name: DefenceOptions(name, share=0.2) for name in ROBUST_COMBINES if "krum" in name},
+    "recommended": DefenceOptions("centred_clipping", share=0.3),
+}
+"""Ready defences by name, for cohorts of ten and more of which a fifth is hostile on average."""
 
 
 def hostile_among(share: float, count: int) -> int:
@@ -146,7 +155,7 @@ def _prepared(options: DefenceOptions, inner: Combine) -> Combine:
         aggregate = inner.finish(total)
         screened = int(aggregate.metrics.get("screened", torch.zeros(())))
         if screened and float(aggregate.weight) == 0:
-            raise MetabayflError(f"all {screened} messages held NaN, infinite or absurd numbers: if no client is hostile, lower the learning rates")
+            raise DivergedError(f"all {screened} messages held NaN, infinite or absurd numbers: if no client is hostile, lower the learning rates")
         return aggregate
 
     def prepared(make: Callable[[T], Combine] | None) -> Callable[[T], Combine] | None:

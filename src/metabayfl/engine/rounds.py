@@ -22,7 +22,7 @@ from metabayfl.engine import cohort, pipeline, tasks
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.pipeline import Pipeline
 from metabayfl.engine.sampling import SAMPLERS, Sampler
-from metabayfl.errors import MetabayflError
+from metabayfl.errors import DivergedError
 from metabayfl.evaluation.validation import validation_loss
 from metabayfl.types import Aggregate, Algorithm, Key, Message, ServerState, Tree
 
@@ -70,7 +70,7 @@ def rounds(
         state: where to go on; the beginning if none.
 
     Raises:
-        MetabayflError: if the loss is no longer finite; names the round and what to try.
+        DivergedError: if the loss is no longer finite; names the round and what to try.
     """
     state = begin(algorithm, options, seed) if state is None else state
     sampler = SAMPLERS[options.sampler](federation.train)
@@ -97,7 +97,7 @@ def mean_loss(aggregate: Aggregate) -> tuple[float | None, int]:
 def require_finite(algorithm: Algorithm, loss: float | None, number: int) -> None:
     """Stop a run that diverged."""
     if loss is not None and not np.isfinite(loss):
-        raise MetabayflError(f"the training loss of {algorithm.name} is {loss} in round {number}: lower its learning rates")
+        raise DivergedError(f"the training loss of {algorithm.name} is {loss} in round {number}: lower its learning rates")
 
 
 def one_round(
