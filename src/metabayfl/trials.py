@@ -83,22 +83,23 @@ def run_trials(
         build_attack(attack, federation.schema.kind, federation.schema.outputs)
     rows = []
     for trial in trials(attacks, defences):
-        run = _run(config, algorithm, seed, federation, trial, out)
+        run = prepare(config, algorithm, seed, federation, trial, out)
         died = yield from _attempt(run)
-        rows.append({"attack": _name(trial), "defence": trial.defence, "died": died, "figures": {} if died else _figures(run, trial, attacks)})
+        rows.append({"attack": attack_name(trial), "defence": trial.defence, "died": died, "figures": {} if died else _figures(run, trial, attacks)})
     storage.write_json(out / "attack.json", {"algorithm": algorithm, "seed": seed, "attacks": [dataclasses.asdict(a) for a in attacks], "runs": rows})
 
 
-def _name(trial: Trial) -> str:
+def attack_name(trial: Trial) -> str:
     """Of the attack, with its strength where it is not the attack's own."""
     attack = trial.attack
     return CLEAN if attack is None else attack.name if not attack.strength else f"{attack.name}-{attack.strength:g}"
 
 
-def _run(config: Config, algorithm: str, seed: int, federation: Federation, trial: Trial, out: Path) -> Run:
+def prepare(config: Config, algorithm: str, seed: int, federation: Federation, trial: Trial, out: Path) -> Run:
+    """The run of one trial; nothing is computed yet."""
     run = study.prepare(config, algorithm, seed, federation, out)
     options = dataclasses.replace(run.options, attack=trial.attack, defence=DEFENCES.get(trial.defence))
-    label = f"{_name(trial)}-{trial.defence}"
+    label = f"{attack_name(trial)}-{trial.defence}"
     return run._replace(name=label, options=options, directory=study.run_directory(label, seed, out))
 
 
