@@ -3,14 +3,16 @@
 10,000 training clients of Fashion-MNIST, class shares Dirichlet(0.3), 20 to 50 samples each. There are no 350,000 images, so training clients draw
 theirs from one pool of some 53,000, without repetition inside a client but with repetition across clients: an image is in six or seven of them.
 Validation and held-out clients are those of the ready config ``fashion_mnist_dirichlet``, with images of their own that no training client has.
-A training client's images are drawn when it is read, so memory does not grow with the population.
+A training client's images are drawn when it is read, so memory hardly grows with the population.
 
-All ways of one algorithm and seed have the same clients, with the same response times, and the same number of server steps."""
+All ways of one algorithm and seed have the same clients, with the same response times."""
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +35,6 @@ from metabayfl.data.sources import load
 from metabayfl.engine import memory
 from metabayfl.engine.allocator import keep_freed_memory
 from metabayfl.engine.asynchronous import AsynchronousOptions
-from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.population import PopulationOptions
 from metabayfl.engine.rounds import RoundInfo, rounds
 from metabayfl.evaluation import evaluate, summarise
@@ -42,13 +43,24 @@ from metabayfl.models import build_model
 CONFIG = config.read("fashion_mnist_dirichlet")
 SPEED = PopulationOptions(slowness=0.7, jitter=0.3)
 FAULTS = replace(SPEED, trace="diurnal", low=0.05, high=0.8, rounds_per_day=24.0, phase_spread=0.3, dropout=0.3)
-WAYS: dict[str, TrainOptions] = {
-    "no faults": TrainOptions(population=SPEED),
-    "diurnal, 30 % drop-outs": TrainOptions(population=FAULTS),
-    "the same, 1.5 times as many asked": TrainOptions(population=replace(FAULTS, overselect=1.5)),
-    "the same faults, asynchronous": TrainOptions(population=FAULTS, asynchronous=AsynchronousOptions(concurrency=30, buffer=10)),
+BUFFERED = AsynchronousOptions(concurrency=30, buffer=10)
+
+
+class Way(NamedTuple):
+    """What differs between runs of one algorithm; the rest is the config's."""
+
+    population: PopulationOptions
+    asynchronous: AsynchronousOptions | None = None
+    longer: int = 1  # how many times the config's number of steps
+
+
+WAYS = {
+    "no faults": Way(SPEED),
+    "diurnal, 30 % drop-outs": Way(FAULTS),
+    "the same, 1.5 times as many asked": Way(replace(FAULTS, overselect=1.5)),
+    "the same faults, asynchronous": Way(FAULTS, BUFFERED),
+    "asynchronous, three times the steps": Way(FAULTS, BUFFERED, longer=3),
 }
-"""What differs between the ways; rounds, cohort and the rest are the config's."""
 
 
 class Outcome(NamedTuple):
@@ -61,7 +73,6 @@ class Outcome(NamedTuple):
     duration: float  # simulated time of the whole run, in median response times
     staleness: float
     seconds: float
-    peak_mb: float
 
 
 def federation(options: DataOptions, population: int, seed: int) -> Federation:
@@ -95,15 +106,18 @@ def training(raw: RawArrays, pool: np.ndarray, schema: Schema, options: DataOpti
     return Clients(ids, sizes, sizes, read)
 
 
-def one_run(name: str, way: TrainOptions, federated: Federation, seed: int, quick: bool) -> Outcome:
+def one_run(name: str, way: Way, federated: Federation, seed: int, *, quick: bool) -> Outcome:
     """Train as the config says, and judge the strategy that the validation clients like best on the held-out ones."""
     given, schema = CONFIG, federated.schema
-    options = replace(config.train_options(given, name), population=way.population, asynchronous=way.asynchronous)
+    own = config.train_options(given, name)
+    options = replace(own, rounds=20 if quick else way.longer * own.rounds, population=way.population, asynchronous=way.asynchronous)
+    arguments = config.builder_options(given, name)
+    if "rounds" in arguments:  # a schedule over the whole run
+        arguments["rounds"] = options.rounds
     model = build_model(given.model["name"], schema.input_shape, schema.outputs, schema.kind, **config.model_options(given))
-    algorithm = ALGORITHMS[name](model, **config.builder_options(given, name))
-    memory.reset_peak()
+    algorithm = ALGORITHMS[name](model, **arguments)
     begun, infos = time.perf_counter(), list[RoundInfo]()
-    for state, info in rounds(algorithm, federated, replace(options, rounds=20) if quick else options, seed):
+    for state, info in rounds(algorithm, federated, options, seed):
         infos.append(info)
         best = state.best
     seconds = time.perf_counter() - begun
@@ -120,7 +134,6 @@ def one_run(name: str, way: TrainOptions, federated: Federation, seed: int, quic
         duration=sum(info.duration for info in infos),
         staleness=mean("staleness"),
         seconds=seconds,
-        peak_mb=memory.peak_memory_mb(),
     )
 
 
@@ -137,7 +150,22 @@ def row(name: str, way: str, outcomes: list[Outcome], plain: list[Outcome]) -> s
     mean = {field: statistics.fmean(values) for field, values in columns.items()}
     figures = f"{spread(columns['accuracy'], 1)} | {spread(lost, 1)} | {spread(columns['nll'], 3)}"
     work = f"{mean['messages']:.1f} | {mean['asked']:.1f} | {mean['staleness']:.1f} | {mean['duration']:.0f}"
-    return f"| {name} | {way} | {figures} | {work} | {mean['seconds']:.0f} | {mean['peak_mb']:.0f} |"
+    return f"| {name} | {way} | {figures} | {work} | {mean['seconds']:.0f} |"
+
+
+def peak_of(population: int) -> float:
+    """MB at the high-water mark of 20 rounds with faults, in this process."""
+    federated = federation(CONFIG.data, population, 0)
+    memory.reset_peak()
+    one_run("fedavg", WAYS["diurnal, 30 % drop-outs"], federated, 0, quick=True)
+    return memory.peak_memory_mb()
+
+
+def memory_rows() -> list[str]:
+    """One process for each size of population."""
+    command = [sys.executable, __file__, "--peak-of"]
+    peaks = {n: float(subprocess.run([*command, str(n)], capture_output=True, check=True, text=True).stdout) for n in (1_000, 10_000, 100_000)}
+    return [f"| {count:,} | {peak:.0f} |" for count, peak in peaks.items()]
 
 
 def main() -> None:
@@ -146,19 +174,24 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="20 rounds and one seed")
     parser.add_argument("--clients", type=int, default=10_000, help="training clients")
     parser.add_argument("--algorithms", nargs="+", default=["meta_bayfl", "fedavg"])
+    parser.add_argument("--peak-of", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
+    if given.peak_of:
+        print(peak_of(given.peak_of))
+        return
     federations = [federation(CONFIG.data, given.clients, seed) for seed in ((0,) if given.quick else CONFIG.seeds)]
     print(f"torch {torch.__version__}, one thread; {given.clients:,} training clients, seeds {list(range(len(federations)))}\n")
-    print("| algorithm | way | accuracy % | points lost | NLL | messages a step | asked a step | staleness | simulated time | seconds | peak MB |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    print("| algorithm | way | accuracy % | points lost | NLL | messages a step | asked a step | staleness | simulated time | seconds |")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for name in given.algorithms:
         plain: list[Outcome] = []
-        for way, options in WAYS.items():
-            outcomes = [one_run(name, options, federated, seed, given.quick) for seed, federated in enumerate(federations)]
+        for title, way in WAYS.items():
+            outcomes = [one_run(name, way, federated, seed, quick=given.quick) for seed, federated in enumerate(federations)]
             plain = plain or outcomes
-            print(row(name, way, outcomes, plain), flush=True)
+            print(row(name, title, outcomes, plain), flush=True)
+    print("\n| training clients | peak memory of 20 rounds of FedAvg with faults, MB |\n|---|---|\n" + "\n".join(memory_rows()))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ import pytest
 from metabayfl import errors
 
 
-@pytest.mark.parametrize("name", ["ConfigError", "DataError", "SchemaError", "ModelError", "ArtifactError", "StorageError", "PrivacyError"])
+@pytest.mark.parametrize("name", ["ConfigError", "DataError", "SchemaError", "ModelError", "ArtifactError", "PrivacyError", "QuorumError", "StorageError"])
 def test_every_error_is_caught_by_the_base_and_by_its_python_kin(name: str) -> None:
     kind = getattr(errors, name)
     assert issubclass(kind, errors.MetabayflError)
-    assert issubclass(kind, {"StorageError": OSError, "PrivacyError": RuntimeError}.get(name, ValueError))
+    assert issubclass(kind, {"StorageError": OSError, "PrivacyError": RuntimeError, "QuorumError": RuntimeError}.get(name, ValueError))
     assert name in (errors.__doc__ or "")
 
 
@@ -24,3 +24,9 @@ def test_near_names_are_offered_and_all_names_listed() -> None:
 
 def test_without_a_near_name_there_is_no_hint() -> None:
     assert str(errors.unknown("model", 7, ["mlp"])) == "unknown model 7: Known: mlp."
+
+
+def test_too_few_clients_is_an_error_of_the_round_and_not_of_a_value() -> None:
+    assert issubclass(errors.QuorumError, errors.MetabayflError)
+    assert issubclass(errors.QuorumError, RuntimeError)
+    assert "QuorumError" in (errors.__doc__ or "")

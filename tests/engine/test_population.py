@@ -13,6 +13,7 @@ from metabayfl import config, random, tree
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.data import Clients, Federation
 from metabayfl.engine import job, pipeline, population, tasks
+from metabayfl.engine.asynchronous import AsynchronousOptions
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.population import Population, PopulationOptions, Turnout
 from metabayfl.engine.rounds import RoundInfo, begin, one_round, rounds, run_cohort
@@ -226,11 +227,13 @@ def test_a_stopped_run_goes_on_with_the_same_clients(algorithm: Algorithm, feder
     assert {*job.read_metrics(tmp_path / "whole" / job.METRICS)[0]} == {*RoundInfo._fields}
 
 
-def test_a_config_gives_the_population_as_a_table(tmp_path: Path) -> None:
+def test_a_config_gives_population_and_server_as_tables(tmp_path: Path) -> None:
     text = '[data]\nsource = "digits"\n[model]\nname = "mlp"\n[train]\ncohort = 5\n[train.population]\ntrace = "diurnal"\ndropout = 0.3\n'
+    text += "[train.asynchronous]\nbuffer = 4\n"
     (tmp_path / "a.toml").write_text(text + '[algorithm.fedavg]\ntrain.population.trace = "random"\n')
     read = config.read(tmp_path / "a.toml")
     assert read.train.population == PopulationOptions(trace="diurnal", dropout=0.3)
+    assert read.train.asynchronous == AsynchronousOptions(buffer=4)
     assert config.train_options(read, "fedavg").population == PopulationOptions(trace="random")
     (tmp_path / "b.toml").write_text(text.replace("dropout", "drop_out"))
     with pytest.raises(ConfigError, match="did you mean 'dropout'"):

@@ -4,8 +4,8 @@ Nguyen et al. 2022, "Federated learning with buffered asynchronous aggregation",
 answers is known from its key beforehand, so the order of arrivals is found first, and the messages are computed when they are used, together for
 all clients of a buffer that started from one strategy. What is in flight is a tree of tensors of fixed shape, and lies in the checkpoint.
 
-Guards and combines run as in a round. Not for what needs to know its cohort beforehand: Poisson sampling with its privacy account, and secure
-aggregation.
+Guards and combines run as in a round. :class:`~metabayfl.engine.options.TrainOptions` refuses it with what needs to know its cohort beforehand:
+Poisson sampling, privacy accounts, and secure aggregation.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def add(numbers: NDArray[np.uint64], plus: Iterable[bytes], minus: Iterable[byte
     """
     total = numbers.astype(word(bits))  # a copy; what goes beyond the word is lost, as it should
     parts = [total[start : start + BLOCK_BYTES // total.itemsize] for start in range(0, len(total), BLOCK_BYTES // total.itemsize)]
-    buffer = bytearray(BLOCK_BYTES)
+    buffer = bytearray(min(BLOCK_BYTES, total.nbytes))
     mask = np.frombuffer(buffer, total.dtype)
     for keys, change in ((plus, np.add), (minus, np.subtract)):
         for key in keys:

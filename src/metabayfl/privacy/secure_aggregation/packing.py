@@ -65,12 +65,12 @@ def unpack(data: bytes, bits: int, count: int) -> NDArray[np.uint64]:
     repetitions = -(-count // period)
     padded = np.frombuffer(data.ljust(repetitions * words * 8, b"\0"), "<u8").reshape(repetitions, words)
     rows = np.ascontiguousarray(padded.T, np.uint64)
-    out = np.empty((period, repetitions), np.uint64)
+    out, mask = np.empty((period, repetitions), np.uint64), largest(bits)
     for column, (word, shift) in zip(out, _places(bits), strict=True):
         np.right_shift(rows[word], np.uint64(shift), out=column)
         if shift + bits > WORD:
             column |= rows[word + 1] << np.uint64(WORD - shift)
-        column &= largest(bits)
+        column &= mask
     return out.T.reshape(-1)[:count]
 
 

@@ -59,20 +59,28 @@ def agreement(secret: bytes) -> Callable[[bytes], bytes]:
 
 
 def context(purpose: str, session: bytes, number: int, *parties: str) -> bytes:
-    """What a key is for, in bytes: no two purposes, sessions, rounds or parties give the same ones, since each part stands with its length."""
-    parts = [purpose.encode(), session, number.to_bytes(4, "little"), *[party.encode() for party in parties]]
-    return b"".join([b"%d:%b" % (len(part), part) for part in parts])
+    """What a key is for, in bytes: no two purposes, sessions, rounds or parties give the same ones, as every part shows where it ends."""
+    about = purpose.encode() + b"\0" + session + number.to_bytes(4, "little")
+    for party in parties:
+        name = party.encode()
+        about += len(name).to_bytes(2, "little") + name
+    return about
+
+
+def hkdf(secret: bytes, salt: bytes, info: bytes, length: int) -> bytes:
+    """HKDF-SHA256: extract and expand (RFC 5869, section 2)."""
+    return HKDF(SHA256(), length, salt, info).derive(secret)
 
 
 def derive(secret: bytes, about: bytes, length: int = KEY_BYTES) -> bytes:
-    """HKDF-SHA256 without a salt: ``length`` bytes that only the secret's owners can compute, other ones for every other ``about``.
+    """``length`` bytes that only the secret's owners can compute, other ones for every other ``about`` (:func:`hkdf` without a salt).
 
     Example:
         >>> first, second = (derive(bytes(32), context("mask", bytes(16), number)) for number in (1, 2))
         >>> len(first), first == second
         (32, False)
     """
-    return HKDF(SHA256(), length, None, b"metabayfl secure aggregation v1" + about).derive(secret)
+    return hkdf(secret, b"", b"metabayfl secure aggregation v1" + about, length)
 
 
 def stream(key: bytes) -> CipherContext:

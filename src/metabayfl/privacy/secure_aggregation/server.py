@@ -18,6 +18,7 @@ from metabayfl.errors import ArtifactError, ConfigError, QuorumError
 from metabayfl.privacy.secure_aggregation import bodies, graph, masks, packing, records
 from metabayfl.privacy.secure_aggregation.bodies import Peer
 from metabayfl.privacy.secure_aggregation.messages import SESSION_BYTES, Header, Phase, Setup, check_name, checked, expect, seal
+from metabayfl.privacy.secure_aggregation.primitives import agreement, fresh
 from metabayfl.privacy.secure_aggregation.unmasking import Shared, Shares, masks_left
 
 Refused: TypeAlias = dict[str, str]
@@ -28,7 +29,7 @@ class ServerState(NamedTuple):
     """What the server keeps between two phases."""
 
     setup: Setup
-    phase: Phase | Literal["done"]  # whose replies are awaited
+    phase: Literal[Phase, "done"]  # whose replies are awaited
     requests: dict[str, bytes]  # to send, by client; empty when done
     members: tuple[Peer, ...] = ()  # clients that advertised keys, by position
     commitments: tuple[bytes, ...] = ()  # by position; empty for a client that did not share
@@ -109,15 +110,18 @@ def from_bytes(data: bytes) -> ServerState:
 def _advertised(state: ServerState, replies: Iterable[tuple[str, bytes]]) -> tuple[ServerState, Refused]:
     found: dict[str, tuple[bytes, bytes]] = {}
     known: set[bytes] = set()
+    agree = agreement(fresh())
 
     def read(name: str, body: bytes) -> None:
         pair = bodies.read_keys(body)
+        for public in pair:
+            agree(public)  # refuses a point of small order, on which all its neighbours would stumble
         if len({*pair, *known}) != len(known) + 2:
             raise ArtifactError(f"{name!r} advertised a public key that is there already: keys are fresh in every round; it was left out")
         known.update(pair)
         found[name] = pair
 
-    refused = _read(state, replies, read)
+    refused = _read(state, "advertise", replies, read)
     members = tuple(Peer(position, name, *found[name]) for position, name in enumerate(sorted(found)))
     _require(state.setup, len(members), "advertised keys")
     state = state._replace(members=members)
@@ -137,7 +141,7 @@ def _shared(state: ServerState, replies: Iterable[tuple[str, bytes]]) -> tuple[S
         for receiver, parcel in zip(rows[sender], sent, strict=True):
             parcels[receiver][sender] = parcel
 
-    refused = _read(state, replies, read)
+    refused = _read(state, "share", replies, read)
     there = [member for member in state.members if commitments[member.position]]
     _require(state.setup, len(there), "shared their secrets")
     requests = {name: bodies.parcels_body([parcels[i].get(j) for j in rows[i]]) for i, name, *_ in there}
@@ -152,7 +156,7 @@ def _masked(state: ServerState, replies: Iterable[tuple[str, bytes]]) -> tuple[S
         np.add(total, packing.unpack(body, state.setup.bits, state.setup.length), out=total)  # what goes beyond 2^64 is a multiple of 2^b
         survivors.add(name)
 
-    refused = _read(state, replies, read)
+    refused = _read(state, "mask", replies, read)
     _require(state.setup, len(survivors), "sent their vectors")
     packed = packing.pack(total & packing.largest(state.setup.bits), state.setup.bits)
     state = state._replace(survivors=tuple(sorted(survivors)), total=packed)
@@ -172,7 +176,7 @@ def _revealed(state: ServerState, replies: Iterable[tuple[str, bytes]]) -> tuple
             if share is not None:
                 shares[owner].append((members[name].position + 1, share))
 
-    refused = _read(state, replies, read)
+    refused = _read(state, "unmask", replies, read)
     alive = set(state.survivors)
     cohort = [
         Shared(member, state.commitments[member.position], name in alive, [peer for peer in peers[name] if peer.name in alive], shares[name])
@@ -192,17 +196,17 @@ _STEPS: dict[str, Callable[[ServerState, Iterable[tuple[str, bytes]]], tuple[Ser
 }
 
 
-def _read(state: ServerState, replies: Iterable[tuple[str, bytes]], read: Callable[[str, bytes], None]) -> Refused:
+def _read(state: ServerState, phase: Phase, replies: Iterable[tuple[str, bytes]], read: Callable[[str, bytes], None]) -> Refused:
     """Give ``read`` every reply that is due, once; the others are refused."""
     seen: set[str] = set()
     refused: Refused = {}
     for name, data in replies:
         try:
             if name not in state.requests:
-                raise ArtifactError(f"{name!r} was not asked for phase {state.phase!r}: it is no member of this round, or it dropped out before")
+                raise ArtifactError(f"{name!r} was not asked for phase {phase!r}: it is no member of this round, or it dropped out before")
             if name in seen:
-                raise ArtifactError(f"{name!r} answered phase {state.phase!r} twice: its first answer counts")
-            read(name, expect(data, Header(state.phase, "reply", state.setup.session, state.setup.round, name)))  # type: ignore[arg-type]
+                raise ArtifactError(f"{name!r} answered phase {phase!r} twice: its first answer counts")
+            read(name, expect(data, Header(phase, "reply", state.setup.session, state.setup.round, name)))
             seen.add(name)
         except ArtifactError as error:
             refused[name] = str(error)

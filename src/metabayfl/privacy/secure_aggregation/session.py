@@ -80,20 +80,21 @@ def run(setup: Setup, inputs: Mapping[str, NDArray[np.uint64]], drop: Mapping[Ph
         for name, request in requests.items():
             begun = time.process_time()
             try:
-                states[name], reply = client.answer(states.get(name), request, name, terms, functools.partial(inputs.__getitem__, name))
+                state, reply = client.answer(states.get(name), request, name, terms, functools.partial(inputs.__getitem__, name))
             except (ArtifactError, QuorumError) as error:
                 refused[name] = str(error)
                 continue
+            states[name] = state._replace(reply=b"")  # nobody asks again here, and a thousand masked vectors fill a memory
             costs[name] = _added(costs[name], len(reply), len(request), time.process_time() - begun)
             yield name, reply
 
     begun = time.process_time()
-    state, silent = server.begin(setup, inputs), set[str]()
-    while state.phase != "done":
-        silent |= drop.get(state.phase, set())
-        state, reasons = server.advance(state, replies({name: request for name, request in state.requests.items() if name not in silent}))
+    round_, silent = server.begin(setup, inputs), set[str]()
+    while round_.phase != "done":
+        silent |= drop.get(round_.phase, set())
+        round_, reasons = server.advance(round_, replies({name: request for name, request in round_.requests.items() if name not in silent}))
         refused |= reasons
-    total, clients = server.result(state)
+    total, clients = server.result(round_)
     seconds = time.process_time() - begun
     return Outcome(total, clients, refused, costs, seconds - sum(cost.seconds for cost in costs.values()))
 
