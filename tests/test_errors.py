@@ -7,7 +7,9 @@ import pytest
 from metabayfl import errors
 
 
-@pytest.mark.parametrize("name", ["ConfigError", "DataError", "SchemaError", "ModelError", "ArtifactError", "PrivacyError", "QuorumError", "StorageError"])
+@pytest.mark.parametrize(
+    "name", ["ConfigError", "DataError", "SchemaError", "ModelError", "ArtifactError", "PrivacyError", "QuorumError", "StorageError"]
+)
 def test_every_error_is_caught_by_the_base_and_by_its_python_kin(name: str) -> None:
     kind = getattr(errors, name)
     assert issubclass(kind, errors.MetabayflError)
