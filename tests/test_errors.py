@@ -6,14 +6,14 @@ import pytest
 
 from metabayfl import errors
 
+KIN = {"StorageError": OSError, "PrivacyError": RuntimeError, "QuorumError": RuntimeError, "FederationError": RuntimeError}
 
-@pytest.mark.parametrize(
-    "name", ["ConfigError", "DataError", "SchemaError", "ModelError", "ArtifactError", "PrivacyError", "QuorumError", "StorageError"]
-)
+
+@pytest.mark.parametrize("name", ["ConfigError", "DataError", "SchemaError", "ModelError", "ArtifactError", *KIN])
 def test_every_error_is_caught_by_the_base_and_by_its_python_kin(name: str) -> None:
     kind = getattr(errors, name)
     assert issubclass(kind, errors.MetabayflError)
-    assert issubclass(kind, {"StorageError": OSError, "PrivacyError": RuntimeError, "QuorumError": RuntimeError}.get(name, ValueError))
+    assert issubclass(kind, KIN.get(name, ValueError))
     assert name in (errors.__doc__ or "")
 
 

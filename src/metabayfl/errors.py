@@ -9,6 +9,7 @@
     ├── ModelError         a network that cannot be vectorised or does not fit the data
     ├── ArtifactError      a strategy, posterior, checkpoint or message that is damaged, altered or of another version
     ├── QuorumError        too few clients are left for a round to count
+    ├── FederationError    machines that cannot work together: a deadline, too few sites, a message that does not belong
     ├── PrivacyError       a release that would break the promised privacy: too little noise, or a spent budget
     └── StorageError       a file that could not be written whole (full disk, no permission)
 
@@ -51,6 +52,10 @@ class QuorumError(MetabayflError, RuntimeError):
 
 class StorageError(MetabayflError, OSError):
     """A file that could not be written whole."""
+
+
+class FederationError(MetabayflError, RuntimeError):
+    """Machines that cannot work together: a deadline that passed, too few sites, a message that does not belong."""
 
 
 class PrivacyError(MetabayflError, RuntimeError):

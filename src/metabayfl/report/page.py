@@ -68,6 +68,11 @@ def report_page(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], f
     found = algorithms(summary)
     study = Study(summary, rows, figures, series(found), tuple(by_mean(found, "nll")))
     title = f"{summary.get('title', 'Study')}: personal models for clients never seen before"
+    return document(title, _header(study, title), _tiles(study), page_sections(study), _footer(study))
+
+
+def document(title: str, *content: Markup) -> Markup:
+    """A whole page: the head, the style, and the content."""
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -76,8 +81,8 @@ def report_page(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], f
         element("title", escape(title)),
         element("style", _style()),
     )
-    main = element("main", _header(study, title), _tiles(study), page_sections(study), _footer(study))
-    return Markup(f"<!DOCTYPE html>\n{element('html', head, element('body', main), lang='en')}\n")
+    body = element("body", element("main", *content))
+    return Markup(f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n")
 
 
 def _style() -> Markup:

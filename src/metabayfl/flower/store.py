@@ -1,0 +1,72 @@
+"""What a site keeps on its own disk, by experiment: the replies that it gave, and its clients' models.
+
+::
+
+    FOLDER/EXPERIMENT/replies/PHASE.safetensors      the newest request of each phase, by its digest, and what was answered
+    FOLDER/EXPERIMENT/strategy.safetensors
+    FOLDER/EXPERIMENT/clients/NAME/posterior.safetensors, report.json, report.html
+
+Every file is whole or as it was. A request that comes again, because the site, the link or the server was killed, gets the reply that was given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from urllib.parse import quote
+
+from metabayfl import storage
+from metabayfl.errors import FederationError
+from metabayfl.flower import records
+from metabayfl.flower.records import Header, Record
+
+STRATEGY, POSTERIOR = "strategy.safetensors", "posterior.safetensors"
+
+
+def home(folder: Path, experiment: str) -> Path:
+    """The folder of one experiment."""
+    return folder / experiment[:16]
+
+
+def client_home(folder: Path, experiment: str, client: str) -> Path:
+    """The folder of one client in it, whatever characters its name has.
+
+    Example:
+        >>> client_home(Path("site"), "0123456789abcdef", "../ward 7").as_posix()
+        'site/0123456789abcdef/clients/..%2Fward%207'
+    """
+    name = quote(client, safe="")
+    plain = name if len(name) <= 100 and name.strip(".") else f"{name[:60]}-{hashlib.sha256(client.encode()).hexdigest()[:16]}"
+    return home(folder, experiment) / "clients" / plain
+
+
+def reply_path(folder: Path, header: Header) -> Path:
+    """Where the newest reply of a phase is."""
+    return home(folder, header.experiment) / "replies" / f"{header.phase}.safetensors"
+
+
+def keep_reply(folder: Path, request: str, reply: Record) -> None:
+    """Write a reply to the request of that digest, in place of the one before.
+
+    Raises:
+        StorageError: if it could not be written; then it must not be sent either.
+    """
+    storage.write_bytes(reply_path(folder, reply.header), records.to_bytes(reply, {"request": request}))
+
+
+def kept_reply(folder: Path, header: Header, request: str) -> Record | None:
+    """The reply to the request of that digest, if it is the newest of its phase.
+
+    Raises:
+        FederationError: for a round that was answered long ago: only a server that lost its own records asks for it.
+    """
+    path = reply_path(folder, header)
+    if not path.exists():
+        return None
+    reply, about = records.from_bytes(storage.read_bytes(path), str(path))
+    if reply.header.round > header.round + 1:
+        raise FederationError(
+            f"{header.phase} of round {header.round} was asked for, but this site has answered round {reply.header.round}: the server went back; "
+            "restore its checkpoint, or start a new experiment with another seed"
+        )
+    return reply if about["request"] == request else None

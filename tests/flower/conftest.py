@@ -1,0 +1,40 @@
+"""Small federations whose sites hold a file each, for runs in one process."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hospitals import HOSPITALS, MakeJob, job_in, write_sites
+
+pytest.importorskip("flwr", reason="Flower is not installed: pip install 'metabayfl[flower]'")
+
+from metabayfl.flower.in_process import rehearse
+from metabayfl.flower.site_data import Site
+from tiny import patients
+
+
+@pytest.fixture(scope="session")
+def rows() -> pd.DataFrame:
+    return patients(hospitals=len(HOSPITALS), rows=14)
+
+
+@pytest.fixture
+def sites(tmp_path: Path, rows: pd.DataFrame) -> list[Site]:
+    return write_sites(tmp_path, rows)
+
+
+@pytest.fixture(scope="session")
+def rehearsed(tmp_path_factory: pytest.TempPathFactory, rows: pd.DataFrame) -> Path:
+    """A finished run, ``server`` and ``kept/SITE``, that keeps test rows; tests read it and never write to it."""
+    folder = tmp_path_factory.mktemp("rehearsed")
+    rehearse(job_in(folder, test_share=0.2), write_sites(folder, rows))
+    return folder
+
+
+@pytest.fixture
+def make_job(tmp_path: Path) -> MakeJob:
+    """A job over the hospitals; time limits are in the still-standing time of the grid."""
+    return partial(job_in, tmp_path)
