@@ -9,7 +9,7 @@ from metabayfl import errors
 KIN = {"StorageError": OSError, "PrivacyError": RuntimeError, "QuorumError": RuntimeError, "FederationError": RuntimeError}
 
 
-@pytest.mark.parametrize("name", ["ConfigError", "DataError", "SchemaError", "ModelError", "ArtifactError", *KIN])
+@pytest.mark.parametrize("name", ["ConfigError", "DataError", "SchemaError", "ModelError", "ArtifactError", "DivergedError", *KIN])
 def test_every_error_is_caught_by_the_base_and_by_its_python_kin(name: str) -> None:
     kind = getattr(errors, name)
     assert issubclass(kind, errors.MetabayflError)

@@ -11,7 +11,8 @@
     ├── QuorumError        too few clients are left for a round to count
     ├── FederationError    machines that cannot work together: a deadline, too few sites, a message that does not belong
     ├── PrivacyError       a release that would break the promised privacy: too little noise, or a spent budget
-    └── StorageError       a file that could not be written whole (full disk, no permission)
+    ├── StorageError       a file that could not be written whole (full disk, no permission)
+    └── DivergedError      a training whose numbers are no longer finite
 
 Each message says what was given, what was expected and what to do. The command line turns them into one line and exit code 2.
 """
@@ -60,6 +61,10 @@ class FederationError(MetabayflError, RuntimeError):
 
 class PrivacyError(MetabayflError, RuntimeError):
     """A release that would break the promised privacy: too little noise, or a spent budget."""
+
+
+class DivergedError(MetabayflError, ValueError):
+    """A training whose numbers are no longer finite."""
 
 
 def unknown(what: str, given: object, known: Iterable[str]) -> ConfigError:

@@ -31,17 +31,22 @@ _REMEDIES = {
 }
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
+def write_bytes(path: str | Path, data: bytes, *, mode: int = 0o666) -> None:
     """Write a whole file, atomically; missing folders are made, a link is followed, and a device or pipe is written to as it is.
+
+    Args:
+        path: the file.
+        data: its content.
+        mode: who may do what with a new file, before the process's mask; ``0o600`` for secrets.
 
     Raises:
         StorageError: if not every byte reached the disk; the file that was there before is untouched.
     """
     try:
         if _is_special(Path(path)):
-            _write_through(Path(path), data, os.O_WRONLY)
+            _write_through(Path(path), data, os.O_WRONLY, mode)
         else:
-            _replace(Path(os.path.realpath(path)), data)
+            _replace(Path(os.path.realpath(path)), data, mode)
     except (OSError, ValueError) as error:  # ValueError: a zero character in the path
         number, reason = getattr(error, "errno", None) or 0, getattr(error, "strerror", None) or error
         remedy = _REMEDIES.get(number, "check that the folder exists and can be written to")
@@ -159,13 +164,13 @@ def _is_special(target: Path) -> bool:
     return target.exists() and not target.is_dir() and not stat.S_ISREG(target.stat().st_mode)
 
 
-def _replace(target: Path, data: bytes) -> None:
+def _replace(target: Path, data: bytes, mode: int) -> None:
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
     try:
-        _write_through(temporary, data, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        _write_through(temporary, data, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):  # the failure above is the one to report
@@ -174,9 +179,9 @@ def _replace(target: Path, data: bytes) -> None:
     _sync_folder(target.parent)
 
 
-def _write_through(path: Path, data: bytes, flags: int) -> None:
+def _write_through(path: Path, data: bytes, flags: int, mode: int) -> None:
     """Write and wait until the disk has it: only then do full disks and failing ones say so for certain."""
-    handle = os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0), 0o666)
+    handle = os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0), mode)
     try:
         rest = memoryview(data)
         while rest:

@@ -84,7 +84,7 @@ def compare(config: Config, algorithms: tuple[str, ...], seeds: tuple[int, ...],
     for seed in seeds:
         federation = build_federation(config.data, seed)
         for name in algorithms:
-            yield from _train_and_score(prepare(config, name, seed, federation, out))
+            yield from train_and_score(prepare(config, name, seed, federation, out))
     write_outputs(config, algorithms, seeds, out)
 
 
@@ -125,7 +125,8 @@ def versions() -> dict[str, str]:
     return {"metabayfl": version("metabayfl"), "torch": torch.__version__, "numpy": numpy.__version__, "python": platform.python_version()}
 
 
-def _train_and_score(run: Run) -> Generator[Event, None, None]:
+def train_and_score(run: Run) -> Generator[Event, None, None]:
+    """Train one run and judge it on the held-out clients, unless its directory holds that already; yields an event a round and one at the end."""
     path = run.directory / "figures.json"
     finished = storage.read_json(path) if path.exists() else {}
     if finished.get("identity") == identity(run):

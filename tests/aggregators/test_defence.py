@@ -57,6 +57,7 @@ def test_the_mean_is_the_runs_own_weighting(weighting: Combine) -> None:
         (DefenceOptions(), "sum"),
         (DefenceOptions(bounds={"z": 1.0}), "sum"),
         (DefenceOptions(leaf_bound=2.0), "each"),
+        (DefenceOptions(size_bound=3.0), "each"),
         (DefenceOptions("geometric_median"), "sum"),
         (DefenceOptions("geometric_median", mixing=True), "each"),
         (DefenceOptions("geometric_median", leaf_bound=2.0), "each"),
@@ -109,6 +110,17 @@ def test_screened_clients_are_counted_and_say_nothing(name: str) -> None:
     torch.testing.assert_close(found.update, expected.update, rtol=1e-12, atol=1e-12)
     assert float(found.metrics["screened"]) == 2.0
     assert float(found.metrics["loss"]) == float(expected.metrics["loss"])
+
+
+def test_messages_that_are_too_large_are_screened_and_counted() -> None:
+    large = messages()
+    large.update["z"]["a"][3] *= 50.0
+    large.update["k"][6] = math.nan
+    rest = [0, 1, 2, 4, 5, 7, 8]
+    found = aggregate(build_combine(DefenceOptions(size_bound=5.0), uniform_mean()), large)
+    torch.testing.assert_close(numbers(found), MATRIX[[at for at in rest if WEIGHT[at] > 0]].mean(0))
+    assert float(found.metrics["screened"]) == 2.0
+    assert float(found.weight) == 6.0
 
 
 def test_screening_can_be_switched_off() -> None:
@@ -181,6 +193,8 @@ def test_too_few_messages_left_is_an_error_when_it_happens() -> None:
         ({"share": 0.5}, "share of hostile clients is 0.5"),
         ({"bucket": 0}, "bucket is 0"),
         ({"leaf_bound": -1.0}, "leaf_bound is -1.0"),
+        ({"size_bound": math.nan}, "size_bound is nan"),
+        ({"size_bound": 3.0, "screen": False}, "size_bound is 3.0, but screen is off"),
         ({"max_examples": 0.0}, "max_examples is 0.0"),
         ({"bounds": {"z": 0.0}}, "the bound of block 'z' is 0.0"),
         ({"mixing": True}, "combine is 'mean': choose another"),

@@ -19,12 +19,17 @@ def messages(count: int = 5) -> Message:
     return Message(update, weight, {"loss": torch.full((count,), 7.0), "examples": weight.clone()})
 
 
+def screened(given: Message) -> tuple[Message, torch.Tensor]:
+    out = screening.faulty(given, 1e6)
+    return screening.screen(given, out), out
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("path", ["z/a", "z/b", "k"])
 def test_one_number_that_is_none_screens_its_client(path: str, bad: float) -> None:
     given = messages()
     tree.flatten(given.update)[path].view(5, -1)[3, -1] = bad
-    kept, out = screening.screen(given, 1e6)
+    kept, out = screened(given)
     assert out.tolist() == [False, False, False, True, False]
     assert all(not leaf[3].any() for leaf in (*tree.leaves(kept.update), kept.weight, *kept.metrics.values()))
     assert all((leaf[:3] == old[:3]).all() for leaf, old in zip(tree.leaves(kept.update), tree.leaves(given.update), strict=True))
@@ -34,7 +39,7 @@ def test_one_number_that_is_none_screens_its_client(path: str, bad: float) -> No
 def test_a_size_that_nobody_has_is_screened(weight: float) -> None:
     given = messages()
     given.weight[0] = weight
-    kept, out = screening.screen(given, 1e6)
+    kept, out = screened(given)
     assert out.tolist() == [True, False, False, False, False]
     assert float(kept.weight.sum()) == 40.0
 
@@ -43,7 +48,7 @@ def test_a_size_that_nobody_has_is_screened(weight: float) -> None:
 def test_an_absurd_metric_is_screened(loss: float) -> None:
     given = messages()
     given.metrics["loss"][1] = loss
-    kept, out = screening.screen(given, 1e6)
+    kept, out = screened(given)
     assert out.tolist() == [False, True, False, False, False]
     assert float(kept.metrics["loss"].sum()) == 28.0
 
@@ -51,7 +56,7 @@ def test_an_absurd_metric_is_screened(loss: float) -> None:
 def test_honest_messages_and_empty_clients_pass() -> None:
     given = messages()
     given.weight[2] = 0.0
-    kept, out = screening.screen(given, 1e6)
+    kept, out = screened(given)
     assert not out.any()
     torch.testing.assert_close(kept, given)
 
@@ -80,3 +85,18 @@ def test_a_leaf_is_scaled_to_the_median_norm_of_those_that_count() -> None:
 
 def test_without_anyone_that_counts_leaves_stay() -> None:
     torch.testing.assert_close(screening.bound_leaves(messages(), 2.0, torch.zeros(5, dtype=torch.bool)), messages())
+
+
+def test_size_is_the_root_mean_square_of_the_leaves_norms_over_their_medians() -> None:
+    given = messages()
+    given.update["k"][:] = torch.tensor([1.0, 7.0, 1.0, 1.0, 1.0])
+    given.update["z"]["b"][2] = 0.0
+    found = screening.sizes(given, torch.ones(5, dtype=torch.bool))
+    torch.testing.assert_close(found, torch.tensor([1.0, math.sqrt(51 / 3), math.sqrt(2 / 3), 1.0, 1.0]))
+
+
+def test_size_leaves_out_what_most_clients_do_not_touch() -> None:
+    given = messages()
+    given.update["k"][:] = torch.tensor([0.0, 7.0, 0.0, 0.0, 1.0])
+    torch.testing.assert_close(screening.sizes(given, torch.ones(5, dtype=torch.bool)), torch.ones(5))
+    assert not screening.sizes(Message(tree.zeros_like(given.update), given.weight, {}), given.weight > 0).any()

@@ -15,6 +15,7 @@ import pytest
 
 from metabayfl import config as configs
 from metabayfl import storage
+from metabayfl.attacks import ATTACKS
 from metabayfl.cli import display
 from metabayfl.engine.job import CHECKPOINT
 from tiny import run, strategy, write_digits
@@ -114,7 +115,28 @@ def test_ctrl_c_keeps_what_was_done(digits_study: Path, tmp_path: Path, capsys: 
     assert strategy(out).read_bytes() == strategy(digits_study).read_bytes()
 
 
+def test_attacks_are_shown_beside_the_clean_run(tmp_path: Path, capsys: Capture) -> None:
+    config, out = write_digits(tmp_path, ("cohort = 4", "cohort = 6")), tmp_path / "out"
+    words = ("attack", config, "--attack", "size,not_a_number", "--share", "0.25", "--defence", "none,median", "--algorithm", "fedavg", "--out", out)
+    assert run(*words) == 0
+    said = capsys.readouterr().out
+    assert [said.count(name) for name in ("not_a_number", "size", "median")] == [2, 2, 3]
+    assert "fedavg, seed 0, 25 % of the training clients hostile" in said
+    assert f"figures {out / 'attack.json'}" in said
+    assert run(*words) == 2
+    assert "already holds a study: add --resume" in capsys.readouterr().err
+    assert run(*words, "--resume") == 0
+    assert capsys.readouterr().out == said
+
+
+def test_all_attacks_are_every_attack(tmp_path: Path, capsys: Capture) -> None:
+    config = write_digits(tmp_path, ("cohort = 4", "cohort = 6"), ("rounds = 3", "rounds = 1"))
+    assert run("attack", config, "--attack", "all", "--defence", "trimmed_mean", "--out", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ATTACKS)
+
+
 def test_help_is_no_error(capsys: Capture) -> None:
     assert run("--help") == 0
     said = capsys.readouterr().out
-    assert all(name in said for name in ("demo", "train", "compare", "evaluate", "personalize", "predict", "report"))
+    assert all(name in said for name in ("demo", "train", "compare", "attack", "evaluate", "personalize", "predict", "report"))

@@ -82,7 +82,7 @@ def test_a_site_knows_its_own_server_and_no_other(folder: Path, tmp_path: Path) 
     server = Server(folder / "server.pem", folder / "server.key")
     here = Connection(port=server.port, site="basel")
     assert starting.answers(folder / "sites" / "basel", here)
-    with pytest.raises(ConfigError, match="does not prove with .* to be this federation's server"):
+    with pytest.raises(ConfigError, match=r"does not prove with .* to be this federation's server"):
         starting.answers(tmp_path / "other" / "sites" / "basel", here)
     server.close()
     assert not starting.answers(folder / "sites" / "basel", here)
@@ -159,10 +159,10 @@ def test_a_folder_that_lacks_something_is_refused_before_anything_starts(folder:
     with pytest.raises(ConfigError, match="chmod 600"):
         starting.node(own, data, "", insecure=False)
     (own / "ca.pem").unlink()
-    with pytest.raises(ConfigError, match="has no ca.pem"):
+    with pytest.raises(ConfigError, match=r"has no ca\.pem"):
         starting.node(own, data, "", insecure=False)
     (folder / "keys" / "bern.pub").unlink()
-    with pytest.raises(MetabayflError, match="no public key .* of site 'bern'"):
+    with pytest.raises(MetabayflError, match=r"no public key .* of site 'bern'"):
         starting.link(folder, "127.0.0.1", insecure=False)
     with pytest.raises(ConfigError, match="the certificate holds for other addresses"):
         starting.link(folder, "192.0.2.1", insecure=False)

@@ -13,7 +13,7 @@ import torch
 
 from metabayfl import personal
 from metabayfl.artifact import load_strategy
-from metabayfl.flower import records, site, store
+from metabayfl.flower import records, site, site_training, store
 from metabayfl.flower.plan import Plan, experiment, from_json, prepared, to_json
 from metabayfl.flower.records import REASON, REFUSED, Header, Record, record
 from metabayfl.flower.registry import enrolled
@@ -51,7 +51,7 @@ def test_the_same_request_again_gets_the_kept_reply_without_a_second_training(
     asked = request(agreed)
     first = site.answer(sites[0], asked)
     assert first.body["clients"] == ["h0"]
-    monkeypatch.setattr(site, "client_message", None)  # a second training would fail
+    monkeypatch.setattr(site_training, "client_message", None)  # a second training would fail
     again = site.answer(sites[0], asked)
     assert records.digest(again) == records.digest(first)
     assert again.header == asked.header
@@ -196,13 +196,13 @@ def test_a_client_that_diverges_is_named_and_the_others_are_sent(
 ) -> None:
     file = tmp_path / "two.csv"
     rows[rows["hospital"].isin(["h0", "h1"])].to_csv(file, index=False)
-    both, true_message = Site("two", file, tmp_path / "two", "hospital"), site.client_message
+    both, true_message = Site("two", file, tmp_path / "two", "hospital"), site_training.client_message
 
     def one_is_nan(local: object, run: object, meta: object, name: str, number: int) -> object:
         message, key = true_message(local, run, meta, name, number)  # type: ignore[arg-type]
         return (message._replace(weight=message.weight * float("nan")) if name == "h1" else message), key
 
-    monkeypatch.setattr(site, "client_message", one_is_nan)
+    monkeypatch.setattr(site_training, "client_message", one_is_nan)
     reply = site.answer(both, request(agreed, cohort=["h1", "h0"]))
     assert reply.body["clients"] == ["h0"]
     assert list(reply.body["failed"]) == ["h1"]

@@ -17,7 +17,7 @@ from metabayfl.aggregators.combine import Combine
 from metabayfl.aggregators.mean import uniform_mean
 from metabayfl.aggregators.options import DefenceOptions
 from metabayfl.aggregators.rows import one, rows
-from metabayfl.errors import ConfigError, MetabayflError, unknown
+from metabayfl.errors import ConfigError, DivergedError, MetabayflError, unknown
 from metabayfl.types import Aggregate, Key, Message, Tree
 
 T = TypeVar("T")
@@ -39,6 +39,15 @@ ROBUST_COMBINES: dict[str, Robust] = {
     "centred_clipping": Robust(clipping.centred_clipping),
 }
 """Robust rules by name."""
+
+
+DEFENCES: dict[str, DefenceOptions] = {
+    "screening": DefenceOptions(),
+    **{name: DefenceOptions(name, share=0.3) for name in ROBUST_COMBINES if "krum" not in name},
+    **{name: DefenceOptions(name, share=0.2) for name in ROBUST_COMBINES if "krum" in name},
+    "recommended": DefenceOptions("centred_clipping", share=0.3),
+}
+"""Ready defences by name, for cohorts of ten and more of which a fifth is hostile on average."""
 
 
 def hostile_among(share: float, count: int) -> int:
@@ -88,16 +97,22 @@ def build_combine(options: DefenceOptions, weighting: Combine) -> Combine:
         weighting: what ``combine = "mean"`` means by a mean.
 
     Returns:
-        A combine that needs sums alone where its parts do: ``mean`` and ``geometric_median``, without mixing, buckets or ``leaf_bound``.
+        A combine that needs sums alone where its parts do: ``mean`` and ``geometric_median``, without mixing, buckets and bounds by the
+        cohort's median.
 
     Raises:
         ConfigError: for an unknown combine. While it runs: MetabayflError if too few messages are left, or none.
     """
     robust = _check_name(options.combine)
-    each = options.mixing or options.bucket > 1 or options.leaf_bound
+    each = options.mixing or options.bucket > 1 or _by_cohort(options)
     if options.combine == "geometric_median" and not each:
         return _prepared(options, geometric.by_sums(uniform_mean().weights, smoothing=options.smoothing))
     return _prepared(options, _ruled(options) if robust else weighting)
+
+
+def _by_cohort(options: DefenceOptions) -> bool:
+    """Whether a message is compared with the others' before it is combined."""
+    return bool(options.size_bound or options.leaf_bound)
 
 
 def _ruled(options: DefenceOptions, key: Key | None = None) -> Combine:
@@ -130,13 +145,22 @@ def _need(key: Key | None) -> Key:
     return key
 
 
+def _screened(options: DefenceOptions, messages: Message) -> Message:
+    """Messages without the absurd ones, nor those that are too large, and how many these are among the metrics."""
+    out = screening.faulty(messages, options.max_examples)
+    kept = screening.screen(messages, out)
+    if options.size_bound and (counted := kept.weight > 0).any():
+        out = out | (screening.sizes(kept, counted) > options.size_bound)
+        kept = screening.screen(kept, out)
+    return kept._replace(metrics={**kept.metrics, "screened": out.to(messages.weight.dtype)})
+
+
 def _prepared(options: DefenceOptions, inner: Combine) -> Combine:
     """``inner`` on messages that were screened and bounded."""
 
     def partial(messages: Message) -> Tree:
         if options.screen:
-            messages, out = screening.screen(messages, options.max_examples)
-            messages = messages._replace(metrics={**messages.metrics, "screened": out.to(messages.weight.dtype)})
+            messages = _screened(options, messages)
         messages = screening.bound_blocks(messages, options.bounds)
         if options.leaf_bound:
             messages = screening.bound_leaves(messages, options.leaf_bound, messages.weight > 0)
@@ -146,12 +170,12 @@ def _prepared(options: DefenceOptions, inner: Combine) -> Combine:
         aggregate = inner.finish(total)
         screened = int(aggregate.metrics.get("screened", torch.zeros(())))
         if screened and float(aggregate.weight) == 0:
-            raise MetabayflError(f"all {screened} messages held NaN, infinite or absurd numbers: if no client is hostile, lower the learning rates")
+            raise DivergedError(f"all {screened} messages held NaN, infinite or absurd numbers: if no client is hostile, lower the learning rates")
         return aggregate
 
     def prepared(make: Callable[[T], Combine] | None) -> Callable[[T], Combine] | None:
         return None if make is None else lambda given: _prepared(options, make(given))
 
-    needs: Literal["sum", "each"] = "each" if options.leaf_bound else inner.needs
+    needs: Literal["sum", "each"] = "each" if _by_cohort(options) else inner.needs
     around, draw = prepared(inner.around), prepared(inner.draw)
     return inner._replace(needs=needs, partial=partial, finish=finish, around=around, draw=draw, linear=False)

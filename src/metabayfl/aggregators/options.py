@@ -22,6 +22,8 @@ class DefenceOptions:
         smoothing: of the geometric median: shorter distances count as this. Under secure aggregation no less than a thousandth of ``clip``, so that
             the rounding stays small.
         bucket: messages are first averaged in random groups of so many; 1 for none.
+        size_bound: a client is screened if its message is more than so many times as large as the cohort's median, over all leaves
+            (:func:`metabayfl.aggregators.screening.sizes`); 0 for no bound.
         leaf_bound: the norm of a message's leaf is scaled down to this multiple of the cohort's median norm of that leaf; 0 for no bound.
         bounds: the norm of a message's top-level block, by name, is scaled down to this, in the update's unit.
         screen: messages with NaN, infinite or absurd numbers count as if they had not come.
@@ -33,6 +35,7 @@ class DefenceOptions:
     mixing: bool = False
     smoothing: float = 1e-6
     bucket: int = 1
+    size_bound: float = 0.0
     leaf_bound: float = 0.0
     bounds: Mapping[str, float] = field(default_factory=dict)
     screen: bool = True
@@ -43,13 +46,16 @@ class DefenceOptions:
             raise ConfigError(f"share of hostile clients is {self.share}, expected from 0 and below 0.5: no combine withstands a majority")
         if self.bucket < 1:
             raise ConfigError(f"bucket is {self.bucket}, expected 1 (none) or more messages in a group")
-        if self.leaf_bound < 0 or not math.isfinite(self.leaf_bound):
-            raise ConfigError(f"leaf_bound is {self.leaf_bound}, expected 0 (none) or a multiple of the median norm, such as 2")
+        for name in ("size_bound", "leaf_bound"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 (none) or a multiple of the cohort's median, such as 2")
         if not self.max_examples > 0:
             raise ConfigError(f"max_examples is {self.max_examples}, expected above 0")
         for name, bound in self.bounds.items():
             if not 0 < bound < math.inf:
                 raise ConfigError(f"the bound of block {name!r} is {bound}, expected a norm above 0")
+        if self.size_bound and not self.screen:
+            raise ConfigError(f"size_bound is {self.size_bound}, but screen is off: it says who is screened")
         if self.combine == "mean" and (self.mixing or self.bucket > 1):
             raise ConfigError(
                 "mixing and bucket prepare messages for a robust combine, but combine is 'mean': choose another, such as 'trimmed_mean'"

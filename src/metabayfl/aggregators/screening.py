@@ -1,6 +1,6 @@
 """What is looked at before messages are combined: numbers that are none, sizes that nobody has, and norms that no honest message has.
 
-Everything is decided for each client on its own, but for :func:`bound_leaves`, which needs the whole cohort.
+What is absurd is decided for each client on its own; :func:`sizes` and :func:`bound_leaves` compare it with the whole cohort.
 """
 
 from __future__ import annotations
@@ -38,23 +38,32 @@ def faulty(messages: Message, max_examples: float) -> Tensor:
     return ~fine
 
 
-def screen(messages: Message, max_examples: float) -> tuple[Message, Tensor]:
-    """Messages of which the faulty ones say nothing: update, weight and metrics are 0.
+def sizes(messages: Message, counted: Tensor) -> Tensor:
+    """How large each message is beside the cohort's: the root mean square, over leaves, of its norm over the median norm; ``(C,)``.
+
+    Every leaf counts alike, however many numbers it holds. Leaves whose median norm is 0 do not count.
+
+    A client whose labels are wrong does not fit the strategy, and its gradient is far larger than others': at rounds 30, 100 and 200 of Fashion-MNIST
+    over Dirichlet clients, honest ones reached 1.9, 2.4 and 2.7, and those with flipped labels began at 4.8, 22 and 36.
 
     Args:
-        messages: a stack, leading axis ``C``.
-        max_examples: the most examples that a client may claim.
-
-    Returns:
-        The messages, and which were screened, bool ``(C,)``.
+        messages: a stack of the whole cohort, leading axis ``C``, finite.
+        counted: bool ``(C,)``, the clients that the median is over, at least one.
     """
-    out = faulty(messages, max_examples)
+    norm = torch.stack([norms(leaf) for leaf in tree.leaves(messages.update)], 1)  # (C, leaves)
+    usual = middle(norm[counted])
+    ratio = torch.where(usual > 0, norm / torch.where(usual > 0, usual, torch.ones_like(usual)), torch.zeros_like(norm))
+    return ratio.square().sum(1).div((usual > 0).sum().clamp(min=1)).sqrt()
+
+
+def screen(messages: Message, out: Tensor) -> Message:
+    """Messages of which those in ``out``, bool ``(C,)``, say nothing: update, weight and metrics are 0."""
 
     def kept(leaf: Tensor) -> Tensor:
         return torch.where(out.view(-1, *[1] * (leaf.ndim - 1)), torch.zeros_like(leaf), leaf)
 
     metrics = {name: kept(value) for name, value in messages.metrics.items()}
-    return Message(tree.map(kept, messages.update), kept(messages.weight), metrics), out
+    return Message(tree.map(kept, messages.update), kept(messages.weight), metrics)
 
 
 def norms(leaf: Tensor) -> Tensor:

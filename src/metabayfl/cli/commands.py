@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 
 from metabayfl import config as configs
-from metabayfl import personal, study
+from metabayfl import personal, study, trials
+from metabayfl.attacks import ATTACKS, AttackOptions
 from metabayfl.cli import display, federate, tables
 from metabayfl.engine.allocator import keep_freed_memory
 from metabayfl.errors import ConfigError
@@ -66,6 +67,31 @@ def train(
     """Train one algorithm and write its strategy."""
     _check_free(out, resume)
     _compare(configs.read(config), (algorithm,), (seed,), out)
+
+
+@app.command()
+def attack(
+    config: ConfigPath,
+    out: Out,
+    attack: Annotated[str, typer.Option(help="What hostile clients do: names with commas between, or all.")],
+    defence: Annotated[str, typer.Option(help="Names with commas between; none is the run's own mean.")] = "none,recommended",
+    share: Annotated[float, typer.Option(help="Share of the training clients that are hostile.")] = 0.2,
+    strength: Annotated[float, typer.Option(help="In each attack's own measure; 0 for its default.")] = 0.0,
+    target: Annotated[int, typer.Option(min=0, help="The class that a backdoor wants.")] = 0,
+    algorithm: Annotated[str, typer.Option(help="Which algorithm to train.")] = "meta_bayfl",
+    seed: Annotated[int, typer.Option(min=0, help="Decides the split, the start, all noise and who is hostile.")] = 0,
+    resume: Resume = False,
+) -> None:
+    """Train with and without hostile clients, under each defence, and show the figures side by side."""
+    _check_free(out, resume)
+    names = tuple(ATTACKS) if attack == "all" else _names(attack) or ()
+    attacks = [AttackOptions(name, share, strength, target) for name in names]
+    defences = _names(defence) or ()
+    events = trials.run_trials(configs.read(config), algorithm, seed, attacks, defences, out)
+    display.follow(events, Console(stderr=True), len(trials.trials(attacks, defences)))
+    rows = trials.table(json.loads((out / "attack.json").read_text(encoding="utf-8")))
+    display.show_trials(rows, f"{algorithm}, seed {seed}, {100 * share:g} % of the training clients hostile, on held-out clients", display.output())
+    _say(f"figures {out / 'attack.json'}")
 
 
 @app.command()

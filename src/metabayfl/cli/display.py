@@ -58,6 +58,16 @@ def show_comparison(summary: dict[str, object], console: Console) -> None:
     console.print(table)
 
 
+def show_trials(rows: list[list[str]], caption: str, console: Console) -> None:
+    """Figures of runs with and without hostile clients."""
+    table = Table(header_style="bold", caption=caption)
+    for index, name in enumerate(rows[0]):
+        table.add_column(name, justify="left" if index < 2 else "right")
+    for row in rows[1:]:
+        table.add_row(*row)
+    console.print(table)
+
+
 def show_support_sizes(figures: dict[str, dict[str, float | None]], console: Console) -> None:
     """Figures of one strategy by the number of samples that a client adapted on."""
     names = [name for name in next(iter(figures.values())) if any(row[name] is not None for row in figures.values())]

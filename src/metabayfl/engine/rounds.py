@@ -23,7 +23,7 @@ from metabayfl.engine.pipeline import Pipeline, Stack
 from metabayfl.engine.population import Population, Turnout
 from metabayfl.engine.private import Permit
 from metabayfl.engine.tasks import Block, Group
-from metabayfl.errors import MetabayflError
+from metabayfl.errors import DivergedError
 from metabayfl.evaluation.validation import validation_loss
 from metabayfl.types import Aggregate, Algorithm, Key, Message, ServerState, Tree
 
@@ -86,7 +86,7 @@ def rounds(
         permit: asked before every round; the run is at its end when it says no (:func:`metabayfl.engine.private.permit`).
 
     Raises:
-        MetabayflError: if the loss is no longer finite; names the round and what to try.
+        DivergedError: if the loss is no longer finite; names the round and what to try.
     """
     state = begin(algorithm, options, seed) if state is None else state
     people = population.settle(options.population, private.sampler(options), federation.train, seed)
@@ -115,7 +115,7 @@ def mean_loss(aggregate: Aggregate) -> tuple[float | None, int]:
 def require_finite(algorithm: Algorithm, loss: float | None, number: int) -> None:
     """Stop a run that diverged."""
     if loss is not None and not np.isfinite(loss):
-        raise MetabayflError(f"the training loss of {algorithm.name} is {loss} in round {number}: lower its learning rates")
+        raise DivergedError(f"the training loss of {algorithm.name} is {loss} in round {number}: lower its learning rates")
 
 
 def one_round(

@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
+
+from metabayfl.losses import student_t_half_width
 
 Array = NDArray[np.float64]
 
@@ -70,11 +73,8 @@ def crps(mean: ArrayLike, scale: ArrayLike, dof: ArrayLike, y: ArrayLike) -> Arr
 
 def half_width(scale: ArrayLike, dof: ArrayLike, level: float) -> Array:
     """Half the width of the central interval that holds ``level`` of the predictive probability, ``(N, R)``."""
-    spread, freedom = _floats(scale, dof)
-    tail = 0.5 + 0.5 * level
-    finite = np.isfinite(freedom)
-    student = special.stdtrit(np.where(finite, freedom, 1.0), tail)
-    out: Array = spread * np.where(finite, student, special.ndtri(tail))
+    spread, freedom = (torch.from_numpy(values) for values in _floats(scale, dof))
+    out: Array = student_t_half_width(spread, freedom, level).numpy()
     return out
 
 

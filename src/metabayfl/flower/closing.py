@@ -15,7 +15,7 @@ from metabayfl.flower import registry
 from metabayfl.flower.acceptance import check_reply
 from metabayfl.flower.members import Members
 from metabayfl.flower.network import Ask, Patience, Replies, Requests
-from metabayfl.flower.records import Header, Record, record
+from metabayfl.flower.records import Header, Record, as_array, record
 from metabayfl.flower.round import Setting, strategy_array
 
 DELIVERED = "delivered.json"
@@ -63,7 +63,7 @@ def deliver(out: Path, setting: Setting, members: Members, strategy: Strategy, p
     done = _confirmed(out, digest)
     asked = [site for site in registry.sites(members.registry) if site not in done]
     header = Header(setting.experiment, "personalize", 0)
-    request = record(header, {"plan": setting.plan}, {"strategy": torch.frombuffer(bytearray(strategy.to_bytes()), dtype=torch.uint8)})
+    request = record(header, {"plan": setting.plan}, {"strategy": as_array(strategy.to_bytes())})
     replies = members.exchange(Ask(dict.fromkeys(asked, request), lambda answered: True), patience)
     good, failed = _checked(replies, dict.fromkeys(asked, request))
     delivered = sorted({*done, *good})

@@ -2,7 +2,7 @@
 
 ``OUT`` holds ``plan.json``, ``registry.json``, ``checkpoint.safetensors``, ``metrics.jsonl``, ``status.json`` and in the end ``strategy.safetensors``
 and ``delivered.json``. All are replaced atomically, and what was done is never done twice: a round that was cut off is asked for again, and sites
-that had answered it give the same replies.
+that had answered it give the same replies. Under secure aggregation ``secure_round.safetensors`` holds the round that is under way.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ from metabayfl import storage
 from metabayfl.artifact import Strategy
 from metabayfl.engine import job as engine_job
 from metabayfl.engine import pipeline, private
+from metabayfl.engine.pipeline import Pipeline
 from metabayfl.engine.rounds import TrainState, goes_on, judged, looks, mean_loss, require_finite, round_key, server_step, unjudged
 from metabayfl.errors import ArtifactError, ConfigError, FederationError
-from metabayfl.flower import agreeing, closing, registry
+from metabayfl.flower import agreeing, closing, registry, round_secure
 from metabayfl.flower import round as one_round
-from metabayfl.flower.acceptance import Heard, template
+from metabayfl.flower.acceptance import template
 from metabayfl.flower.members import Members
 from metabayfl.flower.network import Patience, Transport
 from metabayfl.flower.plan import Plan, experiment, from_json, prepared, to_json
 from metabayfl.flower.records import Header, record
-from metabayfl.flower.round import Setting
+from metabayfl.flower.registry import Registry
+from metabayfl.flower.round import Gathered, Round, Setting
+from metabayfl.flower.round_secure import Secret
 from metabayfl.study import identity, versions
-from metabayfl.types import Aggregate
 
 log = logging.getLogger(__name__)
 
@@ -166,35 +168,31 @@ def rounds(job: Job, setting: Setting, members: Members, state: TrainState) -> I
         started = time.perf_counter()
         members.refresh(job.options.patience)
         registry.save(job.out / REGISTRY, members.registry)
-        drawn = one_round.draw(run, members.registry, state.round)
-        phases = one_round.in_clear(setting, members.registry, drawn, state)
-        heard = one_round.drive(phases, lambda ask: members.exchange(ask, job.options.patience))
-        if len(heard.messages) < min(setting.quorum, len(drawn.ids)):
-            raise FederationError(_no_quorum(state.round, len(heard.messages), setting, heard.skipped))
-        aggregate = one_round.aggregate(setting, steps, state, drawn, heard)
-        state = server_step(run.algorithm, steps, state, aggregate, round_key(run.seed, state.round))
+        phases = _phases(job, setting, steps, members.registry, state, clients)
+        gathered = one_round.drive(phases, lambda ask: members.exchange(ask, job.options.patience))
+        state = server_step(run.algorithm, steps, state, gathered.aggregate, round_key(run.seed, state.round))
         state, validation, unseen = _judge(job, setting, members, state)
-        yield state, _info(setting, state, aggregate, heard, validation, time.perf_counter() - started, {**heard.skipped, **unseen})
+        yield state, _info(setting, state, gathered, validation, time.perf_counter() - started, {**gathered.skipped, **unseen})
+        round_secure.forget(job.out)
 
 
-def _info(
-    setting: Setting, state: TrainState, aggregate: Aggregate, heard: Heard, validation: float | None, seconds: float, skipped: dict[str, str]
-) -> Info:
+def _phases(job: Job, setting: Setting, steps: Pipeline, known: Registry, state: TrainState, clients: int) -> Round:
+    if setting.run.options.secure is not None:
+        return round_secure.in_secret(Secret(setting, steps, clients, job.out), known, state)
+    return one_round.in_clear(setting, steps, known, one_round.draw(setting.run, known, state.round), state)
+
+
+def _info(setting: Setting, state: TrainState, gathered: Gathered, validation: float | None, seconds: float, skipped: dict[str, str]) -> Info:
     """What may be told of a round."""
+    aggregate = gathered.aggregate
     loss, examples = mean_loss(aggregate)
     require_finite(setting.run.algorithm, loss, state.round)
     for name, reason in skipped.items():
         log.warning("round %d, %s: %s", state.round, name, reason)
     screened, clipped = (int(aggregate.metrics.get(name, 0)) for name in ("screened", "clipped"))
     secret = setting.run.options.privacy is not None
-    clients = setting.run.options.cohort if secret else len(heard.messages)
+    clients = setting.run.options.cohort if secret else gathered.clients
     return Info(state.round, loss, examples, clients, validation, seconds, screened, clipped, {} if secret else skipped)
-
-
-def _no_quorum(number: int, came: int, setting: Setting, skipped: dict[str, str]) -> str:
-    why = "; ".join(sorted(set(skipped.values()))[:5])
-    asked = setting.retries + 1
-    return f"round {number + 1}: {came} clients answered where {setting.quorum} are needed, after asking {asked} times ({why}); go on with --resume"
 
 
 def _judge(job: Job, setting: Setting, members: Members, state: TrainState) -> tuple[TrainState, float | None, dict[str, str]]:

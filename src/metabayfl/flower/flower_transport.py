@@ -12,9 +12,11 @@ from flwr.serverapp import Grid
 from metabayfl.errors import FederationError
 from metabayfl.flower.codec import from_content, to_content
 from metabayfl.flower.network import Unreachable
-from metabayfl.flower.records import PHASES, Record
+from metabayfl.flower.records import PHASES, SECURE, Record
 
-TYPES = {phase: phase if phase in ("train", "evaluate") else f"query.{phase}" for phase in PHASES}
+_PLAIN = {phase: phase for phase in ("train", "evaluate")} | {phase: f"train.{phase}" for phase in SECURE}
+
+TYPES = {phase: _PLAIN.get(phase, f"query.{phase}") for phase in PHASES}
 """Flower's message type of each phase."""
 
 

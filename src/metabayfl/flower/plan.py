@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +62,8 @@ def check(options: DataOptions, train: TrainOptions) -> None:
     for name, given in simulated.items():
         if given:
             raise ConfigError(f"train.{name} is for simulation: leave it out where clients are real")
+    if train.secure is not None and not train.secure.masks:
+        raise ConfigError("train.secure.masks is off, which is for simulation: leave it out where clients are real")
     if train.sampler == "diverse":
         raise ConfigError(
             "train.sampler 'diverse' needs a summary of every client's targets, which sites keep to themselves: use uniform, poisson or size"
@@ -97,6 +100,21 @@ def from_json(table: Any) -> Plan:
         return agreed._replace(run=str(table["run"]))
     except (KeyError, TypeError, ValueError) as error:
         raise FederationError(f"the plan of this federation cannot be read: {error}; both ends must run the same metabayfl") from error
+
+
+def understood(table: Any) -> tuple[Plan, str]:
+    """The plan of a request and its experiment.
+
+    Raises:
+        FederationError: as :func:`from_json`.
+    """
+    return _understood(json.dumps(table, sort_keys=True))
+
+
+@lru_cache(maxsize=8)
+def _understood(text: str) -> tuple[Plan, str]:
+    agreed = from_json(json.loads(text))
+    return agreed, experiment(agreed)
 
 
 def experiment(agreed: Plan) -> str:

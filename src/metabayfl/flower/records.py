@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from metabayfl import tree, tree_file
@@ -13,7 +14,10 @@ from metabayfl.errors import FederationError
 PROTOCOL = 1
 """Version of what records say; both ends refuse any other."""
 
-PHASES = ("survey", "deviate", "enrol", "train", "evaluate", "personalize")
+SECURE = ("advertise", "share", "mask", "unmask")
+"""Phases of a round under secure aggregation, in the place of ``train``; what they carry is sealed by the protocol itself."""
+
+PHASES = ("survey", "deviate", "enrol", "train", *SECURE, "evaluate", "personalize")
 
 
 class Header(NamedTuple):
@@ -66,6 +70,11 @@ def from_bytes(data: bytes, where: str) -> tuple[Record, dict[str, Any]]:
 
 def _about(message: Record) -> dict[str, Any]:
     return {"header": message.header._asdict(), "body": message.body, "counts": message.counts}
+
+
+def as_array(data: bytes) -> Tensor:
+    """Bytes as an array of a record."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
 def check_header(header: Header, expected: Header) -> None:

@@ -16,6 +16,9 @@ from metabayfl.data.raw import Array, ordered
 from metabayfl.errors import ArtifactError, FederationError
 from metabayfl.flower.records import Record
 
+LONGEST = 255
+"""Bytes of a site's name, which stands in the messages of secure aggregation."""
+
 ROLES = ("train", "validation", "heldout")
 
 
@@ -45,6 +48,8 @@ def enrolled(reply: Record, name: str) -> tuple[str, list[Client]]:
     site, rows = reply.body.get("site"), reply.body.get("clients")
     if not isinstance(site, str) or not site or not isinstance(rows, list) or not rows:
         raise FederationError("a site enrolled without a name or without clients: install the same metabayfl there")
+    if len(site.encode()) > LONGEST:
+        raise FederationError(f"a site's name takes {len(site.encode())} bytes, expected {LONGEST} at most: give it a shorter one")
     if name and site != name:
         raise FederationError(f"a site says that it is {site!r}, but its key was registered for {name!r}: start it with the name it was given")
     found = [_client(row, site) for row in rows]

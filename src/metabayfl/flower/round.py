@@ -21,7 +21,7 @@ from metabayfl.errors import FederationError
 from metabayfl.flower import registry as registries
 from metabayfl.flower.acceptance import Heard, hear
 from metabayfl.flower.network import Ask, Replies, Requests
-from metabayfl.flower.records import Header, record
+from metabayfl.flower.records import Header, as_array, record
 from metabayfl.flower.registry import Registry
 from metabayfl.study import Run
 from metabayfl.types import Aggregate, Message, Tree
@@ -47,7 +47,15 @@ class Cohort(NamedTuple):
     owners: dict[str, list[str]]  # clients by site
 
 
-Round: TypeAlias = Generator[Ask, Replies, Heard]
+class Gathered(NamedTuple):
+    """What a round came to."""
+
+    aggregate: Aggregate
+    clients: int  # whose messages are in it
+    skipped: dict[str, str]  # the cohort's others, and why
+
+
+Round: TypeAlias = Generator[Ask, Replies, Gathered]
 
 
 def draw(run: Run, registry: Registry, number: int) -> Cohort:
@@ -55,9 +63,15 @@ def draw(run: Run, registry: Registry, number: int) -> Cohort:
     population = registries.training(registry)
     sampler, everyone = SAMPLERS[private.sampler(run.options)](population), np.arange(len(population.ids))
     positions = sampler(private.cohort_generator(run.options, run.seed, number), run.options.cohort, everyone)
-    keys = tasks.client_keys(round_key(run.seed, number), population, positions)
-    ids = tuple(population.ids[position] for position in positions)
-    return Cohort(ids, keys, positions, _owners(registry, ids))
+    return cohort_of(run, registry, number, tuple(population.ids[position] for position in positions))
+
+
+def cohort_of(run: Run, registry: Registry, number: int, ids: tuple[str, ...]) -> Cohort:
+    """The cohort of round ``number`` that these training clients are, in this order."""
+    population = registries.training(registry)
+    places = {id: position for position, id in enumerate(population.ids)}
+    positions = np.array([places[id] for id in ids], dtype=np.int64)
+    return Cohort(ids, tasks.client_keys(round_key(run.seed, number), population, positions), positions, _owners(registry, ids))
 
 
 def _owners(registry: Registry, ids: tuple[str, ...]) -> dict[str, list[str]]:
@@ -69,7 +83,7 @@ def _owners(registry: Registry, ids: tuple[str, ...]) -> dict[str, list[str]]:
 
 def strategy_array(run: Run, meta: Tree) -> Tensor:
     """The strategy as it travels down."""
-    return torch.frombuffer(bytearray(run.algorithm.down.encode(meta, None)), dtype=torch.uint8)
+    return as_array(run.algorithm.down.encode(meta, None))
 
 
 def train_requests(setting: Setting, drawn: Cohort, state: TrainState) -> Requests:
@@ -79,9 +93,13 @@ def train_requests(setting: Setting, drawn: Cohort, state: TrainState) -> Reques
     return {site: record(header, {"plan": setting.plan, "cohort": ids}, {"strategy": strategy}) for site, ids in drawn.owners.items()}
 
 
-def in_clear(setting: Setting, registry: Registry, drawn: Cohort, state: TrainState) -> Round:
-    """The round whose messages the server sees: one phase, which those who are missing are asked again while too few have answered."""
-    requests = train_requests(setting, drawn, state)
+def in_clear(setting: Setting, steps: Pipeline, registry: Registry, drawn: Cohort, state: TrainState) -> Round:
+    """The round whose messages the server sees: one phase, which those who are missing are asked again while too few have answered.
+
+    Raises:
+        FederationError: if too few have answered after all.
+    """
+    requests, need = train_requests(setting, drawn, state), min(setting.quorum, len(drawn.ids))
     messages, skipped = dict[str, Message](), dict[str, str]()
 
     def enough(sites: Collection[str]) -> bool:
@@ -91,9 +109,18 @@ def in_clear(setting: Setting, registry: Registry, drawn: Cohort, state: TrainSt
         replies = yield Ask({site: request for site, request in requests.items() if not set(drawn.owners[site]) & messages.keys()}, enough)
         heard = hear_all(setting, registry, requests, drawn, replies)
         messages, skipped = messages | heard.messages, {**skipped, **heard.skipped}
-        if len(messages) >= min(setting.quorum, len(drawn.ids)):
+        if len(messages) >= need:
             break
-    return Heard(messages, {name: reason for name, reason in skipped.items() if name not in messages})
+    skipped = {name: reason for name, reason in skipped.items() if name not in messages}
+    if len(messages) < need:
+        why = "; ".join(sorted(set(skipped.values()))[:5])
+        raise FederationError(no_quorum(state.round, f"{len(messages)} clients answered where {need} are needed: {why}", setting))
+    return Gathered(aggregate(setting, steps, state, drawn, Heard(messages, skipped)), len(messages), skipped)
+
+
+def no_quorum(number: int, why: str, setting: Setting) -> str:
+    """What is said of a round that came to nothing."""
+    return f"round {number + 1} came to nothing after asking {setting.retries + 1} times ({why}); go on with --resume"
 
 
 def hear_all(setting: Setting, registry: Registry, requests: Requests, drawn: Cohort, replies: Replies) -> Heard:
@@ -112,15 +139,15 @@ def hear_all(setting: Setting, registry: Registry, requests: Requests, drawn: Co
     return Heard(messages, skipped)
 
 
-def drive(phases: Round, exchange: Callable[[Ask], Replies]) -> Heard:
+def drive(phases: Round, exchange: Callable[[Ask], Replies]) -> Gathered:
     """Run a round's phases through ``exchange``, which sends requests and gathers replies."""
     try:
         ask = next(phases)
         while True:
             ask = phases.send(exchange(ask))
     except StopIteration as done:
-        heard: Heard = done.value
-        return heard
+        gathered: Gathered = done.value
+        return gathered
 
 
 def aggregate(setting: Setting, steps: Pipeline, state: TrainState, drawn: Cohort, heard: Heard) -> Aggregate:

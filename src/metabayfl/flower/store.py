@@ -3,6 +3,8 @@
 ::
 
     FOLDER/EXPERIMENT/replies/PHASE.safetensors      the newest request of each phase, by its digest, and what was answered
+    FOLDER/EXPERIMENT/secure/seat.json               under secure aggregation, the newest round: keys, vector, the reply given; for the owner alone
+    FOLDER/EXPERIMENT/secure/messages.safetensors    where a combine takes several passes, the clients' messages of that round; the same
     FOLDER/EXPERIMENT/strategy.safetensors
     FOLDER/EXPERIMENT/clients/NAME/posterior.safetensors, report.json, report.html
 
@@ -11,12 +13,17 @@ Every file is whole or as it was. A request that comes again, because the site, 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 from metabayfl import storage
-from metabayfl.errors import FederationError
+from metabayfl.errors import FederationError, StorageError
 from metabayfl.flower import records
 from metabayfl.flower.records import Header, Record
 
@@ -70,3 +77,54 @@ def kept_reply(folder: Path, header: Header, request: str) -> Record | None:
             "restore its checkpoint, or start a new experiment with another seed"
         )
     return reply if about["request"] == request else None
+
+
+def seat_path(folder: Path, experiment: str) -> Path:
+    """Where the state of the newest round under secure aggregation is."""
+    return _secrets(folder, experiment) / "seat.json"
+
+
+def messages_path(folder: Path, experiment: str) -> Path:
+    """Where the messages of a round of several passes are."""
+    return _secrets(folder, experiment) / "messages.safetensors"
+
+
+def keep_secret(path: Path, data: bytes) -> None:
+    """Write a file that only its owner may read.
+
+    Raises:
+        StorageError: if it could not be written; then what depends on it must not be sent.
+    """
+    storage.write_bytes(path, data, mode=0o600)
+
+
+def forget_secrets(folder: Path, experiment: str) -> None:
+    """Drop what was kept for secure aggregation: the last round is over."""
+    with contextlib.suppress(FileNotFoundError):  # a run in clear has kept none
+        shutil.rmtree(_secrets(folder, experiment))
+
+
+@contextlib.contextmanager
+def alone(folder: Path, experiment: str) -> Iterator[None]:
+    """Let no other process answer for this site meanwhile: a request that comes again while the first is being answered must find its state.
+
+    The lock goes with the process that holds it, however that ends.
+
+    Raises:
+        StorageError: if there is no room for the lock.
+    """
+    path = _secrets(folder, experiment) / "lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StorageError(f"could not make {path}: {error.strerror or error}; free space there, or check who may write to it") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _secrets(folder: Path, experiment: str) -> Path:
+    return home(folder, experiment) / "secure"
