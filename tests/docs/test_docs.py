@@ -8,7 +8,7 @@ import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -86,11 +86,17 @@ def test_python_blocks_run(page: str) -> None:
     assert len(names) > 1
 
 
+def found(group: Any, words: list[str]) -> tuple[Any, list[str]]:
+    """The command that words begin with, and the words from its own name on."""
+    command = group.get_command(group.make_context("metabayfl", words, resilient_parsing=True), words[0])
+    return found(command, words[1:]) if hasattr(command, "commands") else (command, words)
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if any(commands(block) for block in blocks(page))])
 def test_commands_are_accepted(page: str) -> None:
     group = typer.main.get_command(app)
     for words in (words for block in blocks(page) for words in commands(block)):
-        command = group.get_command(group.make_context("metabayfl", words, resilient_parsing=True), words[0])
+        command, words = found(group, words)
         assert command is not None, f"{page}: there is no command {words[0]}"
         given = command.make_context(words[0], words[1:]).params
         config = given.get("config")
