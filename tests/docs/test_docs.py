@@ -6,6 +6,7 @@ import inspect
 import re
 import runpy
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,9 @@ from metabayfl import cli
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.cli.commands import app
 from metabayfl.config import ready_configs
+from metabayfl.privacy import options
+from metabayfl.privacy.accounting import epsilon
+from metabayfl.privacy.options import PrivacyOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))]
@@ -140,3 +144,15 @@ def test_every_ready_config_is_in_the_results() -> None:
 def test_links_to_pages_exist(page: str) -> None:
     links = re.findall(r"\]\(([\w./-]+)[)#]", (ROOT / page).read_text(encoding="utf-8"))
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists() and not link.startswith("docs/images/")] == []
+
+
+def test_the_page_on_deployment_tells_the_true_epsilon() -> None:
+    page = "docs/deployment.md"
+    (table,) = (tomllib.loads(block.text) for block in blocks(page) if block.language == "toml")
+    wanted = PrivacyOptions(**table["train"]["privacy"])
+    few = options.plan(wanted, clients=3, cohort=3, sampling="poisson", rounds=20, numbers=455)
+    many = options.plan(wanted, clients=300, cohort=30, sampling="poisson", rounds=20, numbers=455)
+    true = f"ε is {epsilon(few, 2, 1e-3):.1f} after 2 rounds and {epsilon(few, 20, 1e-3):.1f} after all {table['train']['rounds']}"
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    assert true in text
+    assert f"the same noise and 20 rounds give ε = {epsilon(many, 20, 1e-5):.1f} at δ = 0.00001" in text

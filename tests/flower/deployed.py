@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,7 +84,11 @@ class Process:
 
 
 def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*METABAYFL, *words], cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    """Run a command to its end. What it says goes to files: a child that outlives it would keep a pipe open."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        ended = subprocess.run([*METABAYFL, *words], cwd=folder, stdout=out, stderr=err, timeout=PATIENCE, check=False)
+        said = [file.seek(0) or file.read() for file in (out, err)]
+    return subprocess.CompletedProcess(words, ended.returncode, *said)
 
 
 def until(condition: Callable[[], object], what: str, logs: Callable[[], str] = lambda: "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import socket
 import ssl
 import stat
@@ -52,6 +53,7 @@ class Server:
                 return
 
     def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)  # or the thread that waits for callers would keep it open
         self._socket.close()
 
 
@@ -182,6 +184,24 @@ def test_the_example_is_the_app_that_init_writes(folder: Path) -> None:
     for name, text in app_folder.FILES.items():
         assert (folder / "app" / name).read_text() == text
         assert (ROOT / "examples" / "flower_app" / name).read_text() == text
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+def test_flower_accepts_the_app_and_loads_both_ends() -> None:
+    pytest.importorskip("flwr")
+    from flwr.cli.build import build_fab_from_disk
+    from flwr.cli.config_utils import load_and_validate
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import ServerApp
+
+    example = ROOT / "examples" / "flower_app"
+    config, warnings = load_and_validate(example / "pyproject.toml")
+    assert warnings == []
+    assert config["project"]["dependencies"] == []
+    assert build_fab_from_disk(example)
+    loaded = runpy.run_path(str(example / "federated.py"))
+    assert isinstance(loaded["client"], ClientApp)
+    assert isinstance(loaded["server"], ServerApp)
 
 
 def test_half_an_app_from_before_a_kill_is_taken_away(folder: Path, tmp_path: Path) -> None:
