@@ -9,7 +9,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from metabayfl.errors import ConfigError
-from metabayfl.flower import jobs
+from metabayfl.flower import jobs, lock
 from metabayfl.flower.coordinator import Job
 from metabayfl.flower.flower_transport import Clock
 from metabayfl.flower.strategy import FederatedStrategy
@@ -38,6 +38,8 @@ def server_app(job_of: Callable[[Context], Job] = job_of_run, clock: Clock | Non
 
     @app.main()  # type: ignore[untyped-decorator]  # Flower's types are not read
     def main(grid: Grid, context: Context) -> None:
-        FederatedStrategy(job_of(context), clock).start(grid)
+        job = job_of(context)
+        with lock.held(job.out):
+            FederatedStrategy(job, clock).start(grid)
 
     return app

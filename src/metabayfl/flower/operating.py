@@ -1,0 +1,201 @@
+"""One run from the operator's side: submit its job to the link, follow it, and submit it again if its process was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import time
+import tomllib
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metabayfl import storage
+from metabayfl.errors import ArtifactError, FederationError
+from metabayfl.flower import commands, jobs, lock
+from metabayfl.flower.commands import Command
+from metabayfl.flower.coordinator import PLAN, STATUS, Job
+
+JOB, RUN = "job.json", "run.json"
+
+CALL, START, LOOK, STOP = 60.0, 180.0, 1.0, 30.0
+"""Seconds that one of Flower's commands has; until the app must be at work; between two looks; until it must have stopped."""
+
+KILLS = 5
+"""How often an app that was killed is started again without a round done in between."""
+
+
+class KilledError(FederationError):
+    """The app on the server ended without a word."""
+
+
+class Watch(NamedTuple):
+    """How to run a job."""
+
+    folder: Path  # the federation's
+    job: Job
+    patience: float  # seconds to wait for a link that does not answer
+
+
+def prepare(job: Job, *, resume: bool) -> None:
+    """Write the job into its folder, or see that the one there is the same.
+
+    Raises:
+        ArtifactError: if the folder holds a run and nobody said to go on with it, or it is another run.
+    """
+    path = job.out / JOB
+    if path.exists() or (job.out / PLAN).exists():
+        if not resume:
+            raise ArtifactError(f"{job.out} already holds a run: add --resume to go on with it, or choose another --out")
+        if path.exists() and jobs.load(path).plan != job.plan:
+            raise ArtifactError(f"{path} is another run (config, algorithm or seed): choose another --out")
+    jobs.save(path, job)
+
+
+def run(watch: Watch) -> Generator[dict[str, Any], None, dict[str, Any]]:
+    """Run a prepared job; yields its status whenever that changes, and returns the last.
+
+    Raises:
+        FederationError: if the run stopped; the reason is the run's own, and what was done is kept.
+    """
+    left, reached = KILLS, _round(watch.job.out)
+    while True:
+        number = submit(watch)
+        try:
+            return (yield from follow(watch.job.out))
+        except KilledError as error:
+            _end(watch, number)
+            left, reached = (KILLS, _round(watch.job.out)) if _round(watch.job.out) > reached else (left - 1, reached)
+            if not left:
+                raise FederationError(f"{error}; it was started {KILLS} times for nothing: see the link's log, then go on with --resume") from error
+            yield {"stage": "killed; starting it again", "round": reached}
+        except BaseException:
+            _end(watch, number)
+            raise
+
+
+def submit(watch: Watch) -> str:
+    """Start the job's app; returns Flower's number of the run.
+
+    Raises:
+        FederationError: if another run is at work there, or the link does not take it in time.
+    """
+    out, end = watch.job.out, time.monotonic() + watch.patience
+    if lock.is_held(out):
+        raise FederationError(f"another run is at work in {out}: wait for it or stop it, or choose another --out")
+    storage.write_json(out / STATUS, {"stage": "submitted"})
+    while not reachable(watch.folder):
+        if time.monotonic() > end:
+            raise FederationError(f"no link answers within {watch.patience:g} s: start it with  metabayfl federate server {watch.folder}")
+        time.sleep(LOOK)
+    ended = call(commands.submit(watch.folder, out / JOB, os.environ))
+    number = run_number(ended.stdout)
+    if not number:
+        raise FederationError(f"the link did not take the run: {' '.join((ended.stdout + ended.stderr).split())[-500:]}")
+    storage.write_json(out / RUN, {"run": number})
+    return number
+
+
+def reachable(folder: Path) -> bool:
+    """Whether something listens where Flower's commands will look for the link."""
+    path = folder / commands.CONFIG
+    if not path.exists():
+        return False
+    host, port = tomllib.loads(storage.read_text(path))["superlink"][commands.NAME]["address"].rsplit(":", 1)
+    with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=CALL):
+        return True
+    return False
+
+
+def call(command: Command) -> subprocess.CompletedProcess[str]:
+    """Run one of Flower's commands to its end.
+
+    Raises:
+        FederationError: if it takes too long.
+    """
+    try:
+        return subprocess.run(command.words, env=command.environment, capture_output=True, text=True, timeout=CALL, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise FederationError(f"{' '.join(command.words[:3])} took more than {CALL:g} s: is metabayfl federate server running?") from error
+
+
+def run_number(text: str) -> str:
+    """The run's number in what ``flwr run --format json`` printed, or nothing.
+
+    Example:
+        >>> run_number('{ "success": true, "run-id": "17" }'), run_number('{ "success": false }'), run_number("usage: flwr")
+        ('17', '', '')
+    """
+    try:
+        found, _ = json.JSONDecoder().raw_decode(text[text.find("{") :])
+    except json.JSONDecodeError:
+        return ""
+    return str(found.get("run-id") or "")
+
+
+def follow(out: Path) -> Generator[dict[str, Any], None, dict[str, Any]]:
+    """The status of a run that was submitted, whenever it changes, until its end.
+
+    Raises:
+        FederationError: if it stopped, or never began.
+        KilledError: if its process is gone without a word.
+    """
+    seen, last, end = False, None, time.monotonic() + START
+    while True:
+        working = lock.is_held(out)  # before the status: what is written last then counts
+        now = status(out)
+        if now != last:
+            yield now
+        seen, last = seen or working, now
+        if not working and now["stage"] == "done":
+            return now
+        if not working and now["stage"] == "stopped":
+            raise FederationError(f"{now.get('reason', 'the run stopped')} (go on with --resume)")
+        if seen and not working:
+            raise KilledError("the app on the server ended without a word: it was killed")
+        if not seen and time.monotonic() > end:
+            raise FederationError(f"the link took the run, but its app did not begin within {START:g} s: see the link's log")
+        time.sleep(LOOK)
+
+
+def status(out: Path) -> dict[str, Any]:
+    """What the run wrote about itself last.
+
+    Raises:
+        ArtifactError: if there is no run.
+    """
+    found = storage.read_json(out / STATUS)
+    if not isinstance(found, dict) or not isinstance(found.get("stage"), str):
+        raise ArtifactError(f"{out / STATUS} is no status of a run: delete it and go on with --resume")
+    return found
+
+
+def told(out: Path) -> list[str]:
+    """Where a run is, in lines for a person.
+
+    Raises:
+        ArtifactError: if there is no run.
+    """
+    now, working = status(out), lock.is_held(out)
+    ended = "" if working or now["stage"] in ("done", "stopped") else " (no process is at work on it: go on with --resume)"
+    rounds = [f"round {now['round']} of {now['rounds']}"] if "round" in now and "rounds" in now else []
+    reason = [f"reason: {now['reason']}"] if now.get("reason") else []
+    skipped = [f"skipped in this round: {name}: {why}" for name, why in sorted(now.get("skipped", {}).items())]
+    delivered = [f"has the strategy: {', '.join(now['delivered'])}"] if now.get("delivered") else []
+    failed = [f"has it not: {site}: {why}" for site, why in sorted(now.get("failed", {}).items())]
+    return [f"{now['stage']}{ended}", *rounds, *reason, *skipped, *delivered, *failed]
+
+
+def _round(out: Path) -> int:
+    return int(status(out).get("round", 0)) if (out / STATUS).exists() else 0
+
+
+def _end(watch: Watch, number: str) -> None:
+    """Tell Flower that a run is over, and wait until its app has gone."""
+    call(commands.stop(watch.folder, number, os.environ))
+    end = time.monotonic() + STOP
+    while lock.is_held(watch.job.out) and time.monotonic() < end:
+        time.sleep(LOOK)

@@ -1,0 +1,127 @@
+"""Before a link or a site starts: everything that can be seen to be wrong is said in one line, in place of a trace of Flower's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import ssl
+import stat
+from pathlib import Path
+from typing import Any, NoReturn
+
+from metabayfl import storage
+from metabayfl.errors import ConfigError, DataError, FederationError
+from metabayfl.flower import commands
+from metabayfl.flower import connection as connections
+from metabayfl.flower.commands import EVERYWHERE, Command
+from metabayfl.flower.connection import AUTHORITY, HOME, KEY, LOCAL, SERVER, Connection
+
+HELLO = 10.0
+"""Seconds that a server has to show its certificate."""
+
+
+def link(folder: Path, listen: str, *, insecure: bool) -> Command:
+    """What starts the link; writes Flower's config for the commands that will speak with it.
+
+    Raises:
+        ConfigError: for a folder that lacks something, or an address that the certificate does not hold for.
+        FederationError: if something listens there already.
+    """
+    connections.need_flower()
+    connection = connections.read(folder, insecure=insecure)
+    if listen not in (*LOCAL, *EVERYWHERE, connection.host):
+        known = ", ".join(dict.fromkeys((LOCAL[0], *EVERYWHERE, connection.host)))
+        raise ConfigError(f"cannot listen at {listen!r}: the certificate holds for other addresses, expected one of {known}")
+    if not insecure:
+        connections.need_files(folder, AUTHORITY, f"{SERVER}.pem", f"{SERVER}.key")
+        connections.registered(folder, connection)
+    _need_free(listen, connection.port)
+    storage.write_text(folder / commands.CONFIG, commands.flower_config(folder, connection, listen))
+    return commands.link(folder, connection, listen, os.environ)
+
+
+def _need_free(listen: str, port: int) -> None:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in listen else socket.AF_INET) as test:
+            test.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            test.bind((listen, port))
+    except OSError as error:
+        raise FederationError(f"cannot listen at {listen}, port {port}: {error.strerror or error}; is a server running there already?") from error
+
+
+def node(folder: Path, data: Path, client_column: str, *, insecure: bool) -> tuple[Command, list[str]]:
+    """What starts a site, and what its operator should know.
+
+    Raises:
+        ConfigError: for a folder that lacks something, a key that others can read, or a server that is not this federation's.
+        DataError: if there is no such file.
+    """
+    connections.need_flower()
+    connection = connections.read(folder, insecure=insecure)
+    if not connection.site:
+        raise ConfigError(f"{folder} is the server's folder: give a site's own, in {folder / connections.SITES}")
+    if not data.is_file():
+        raise DataError(f"there is no file {data}: give this site's data with --data")
+    if not insecure:
+        connections.need_files(folder, AUTHORITY, KEY)
+        _need_private(folder / KEY)
+    notes = [] if answers(folder, connection) else [f"no server answers at {connection.address} yet: this site goes on trying"]
+    shutil.rmtree(folder / HOME / "apps", ignore_errors=True)  # a kill may have left half an app there, which Flower would take for a whole one
+    return commands.node(folder, connection, data, client_column, free_port(), os.environ), notes
+
+
+def _need_private(key: Path) -> None:
+    mode = stat.S_IMODE(key.stat().st_mode)
+    if os.name == "posix" and mode & 0o077:
+        raise ConfigError(f"{key} can be read by others (mode {mode:o}): run  chmod 600 {key}")
+
+
+def answers(folder: Path, connection: Connection) -> bool:
+    """Whether the server is there and is this federation's.
+
+    Raises:
+        ConfigError: if its certificate is not.
+    """
+    try:
+        with socket.create_connection((connection.host, connection.port), timeout=HELLO) as plain:
+            if not connection.insecure:
+                ssl.create_default_context(cafile=folder / AUTHORITY).wrap_socket(plain, server_hostname=connection.host).close()
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"what answers at {connection.address} does not prove with {folder / AUTHORITY} to be this federation's server ({error}): "
+            "check the address, or ask for the folder again"
+        ) from error
+    except OSError:
+        return False
+    return True
+
+
+def free_port() -> int:
+    """A port of loopback that is free now."""
+    with socket.socket() as test:
+        test.bind((LOCAL[0], 0))
+        port: int = test.getsockname()[1]
+        return port
+
+
+def become(command: Command) -> NoReturn:
+    """Let a program take this process's place, so that whoever stops one stops the other.
+
+    Raises:
+        ConfigError: if it cannot be started.
+    """
+    try:
+        os.execvpe(command.words[0], command.words, command.environment)
+    except OSError as error:
+        raise ConfigError(
+            f"could not start {command.words[0]}: {error.strerror or error}; install Flower again: pip install 'metabayfl[flower]'"
+        ) from error
+
+
+def finished(out: Path, last: dict[str, Any]) -> str:
+    """One line on a run that is done."""
+    have, missing = last.get("delivered", []), last.get("failed", {})
+    size = (out / "strategy.safetensors").stat().st_size / 1000
+    late = "".join(f" · {site} has it not: {reason}" for site, reason in sorted(missing.items()))
+    return f"strategy {out / 'strategy.safetensors'} ({size:.1f} KB), {last.get('rounds', 0)} rounds · at {', '.join(have) or 'no site'}{late}"
