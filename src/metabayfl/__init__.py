@@ -8,12 +8,16 @@ A server meta-learns a compact strategy across clients that never share their da
     prediction = model.predict(new_x)   # probabilities, total = aleatoric + epistemic, accept or refer
 """
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.data import DataOptions, build_federation
-from metabayfl.estimators import MetaBayesClassifier, MetaBayesRegressor
 from metabayfl.personal import PersonalModel, PersonalPrediction, PersonalStrategy, load, load_personal
+
+if TYPE_CHECKING:
+    from metabayfl.estimators import MetaBayesClassifier, MetaBayesRegressor
 
 __version__ = version("metabayfl")
 
@@ -30,3 +34,10 @@ __all__ = [
     "load",
     "load_personal",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The estimators when they are asked for: scikit-learn is a third of what a process has to load, and a site starts one for every message."""
+    if name in ("MetaBayesClassifier", "MetaBayesRegressor"):
+        return getattr(import_module("metabayfl.estimators"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

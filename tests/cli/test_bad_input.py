@@ -219,3 +219,13 @@ def test_a_folder_that_is_a_file_is_refused(digits_study: Path, tmp_path: Path, 
 def test_a_damaged_study_is_refused(tmp_path: Path, refused: Run) -> None:
     (tmp_path / "summary.json").write_text("{")
     assert "summary.json is no JSON" in refused("report", tmp_path)
+
+
+def test_federate_says_in_a_line_what_is_wrong(tmp_path: Path, refused: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--sites" in refused("federate", "init", tmp_path / "fed", "--sites", " , ")
+    assert "no name for a site" in refused("federate", "init", tmp_path / "fed", "--sites", "Zürich")
+    assert "there is no file" in refused("federate", "status", tmp_path)
+    assert not (tmp_path / "fed").exists()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for words in (("server", tmp_path), ("site", tmp_path, "--data", "x.csv"), ("run", tmp_path, "digits", "--out", tmp_path / "out")):
+        assert "pip install 'metabayfl[flower]'" in refused("federate", *words)

@@ -6,9 +6,10 @@ import inspect
 import re
 import runpy
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -18,6 +19,9 @@ from metabayfl import cli
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.cli.commands import app
 from metabayfl.config import ready_configs
+from metabayfl.privacy import options
+from metabayfl.privacy.accounting import epsilon
+from metabayfl.privacy.options import PrivacyOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))]
@@ -86,11 +90,17 @@ def test_python_blocks_run(page: str) -> None:
     assert len(names) > 1
 
 
+def found(group: Any, words: list[str]) -> tuple[Any, list[str]]:
+    """The command that words begin with, and the words from its own name on."""
+    command = group.get_command(group.make_context("metabayfl", words, resilient_parsing=True), words[0])
+    return found(command, words[1:]) if hasattr(command, "commands") else (command, words)
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if any(commands(block) for block in blocks(page))])
 def test_commands_are_accepted(page: str) -> None:
     group = typer.main.get_command(app)
     for words in (words for block in blocks(page) for words in commands(block)):
-        command = group.get_command(group.make_context("metabayfl", words, resilient_parsing=True), words[0])
+        command, words = found(group, words)
         assert command is not None, f"{page}: there is no command {words[0]}"
         given = command.make_context(words[0], words[1:]).params
         config = given.get("config")
@@ -134,3 +144,15 @@ def test_every_ready_config_is_in_the_results() -> None:
 def test_links_to_pages_exist(page: str) -> None:
     links = re.findall(r"\]\(([\w./-]+)[)#]", (ROOT / page).read_text(encoding="utf-8"))
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists() and not link.startswith("docs/images/")] == []
+
+
+def test_the_page_on_deployment_tells_the_true_epsilon() -> None:
+    page = "docs/deployment.md"
+    (table,) = (tomllib.loads(block.text) for block in blocks(page) if block.language == "toml")
+    wanted = PrivacyOptions(**table["train"]["privacy"])
+    few = options.plan(wanted, clients=3, cohort=3, sampling="poisson", rounds=20, numbers=455)
+    many = options.plan(wanted, clients=300, cohort=30, sampling="poisson", rounds=20, numbers=455)
+    true = f"ε is {epsilon(few, 2, 1e-3):.1f} after 2 rounds and {epsilon(few, 20, 1e-3):.1f} after all {table['train']['rounds']}"
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    assert true in text
+    assert f"the same noise and 20 rounds give ε = {epsilon(many, 20, 1e-5):.1f} at δ = 0.00001" in text

@@ -91,7 +91,8 @@ def run(
     job = Job(agreed, out, Options(sites or len(connection.sites), quorum, patience=Patience(join, reply, grace, resend)))
     operating.prepare(job, resume=resume)
     last = _follow(operating.run(operating.Watch(folder, job, join)), Console(stderr=True))
-    _say(starting.finished(out, last))
+    for line in (operating.finished(out, last), *operating.spent(out)):
+        _say(line)
     if last.get("failed"):
         raise typer.Exit(INCOMPLETE)
 

@@ -18,6 +18,7 @@ from metabayfl.errors import ArtifactError, FederationError
 from metabayfl.flower import commands, jobs, lock
 from metabayfl.flower.commands import Command
 from metabayfl.flower.coordinator import PLAN, STATUS, Job
+from metabayfl.privacy import ledger
 
 JOB, RUN = "job.json", "run.json"
 
@@ -173,6 +174,14 @@ def status(out: Path) -> dict[str, Any]:
     return found
 
 
+def finished(out: Path, last: dict[str, Any]) -> str:
+    """One line on a run that is done."""
+    have, missing = last.get("delivered", []), last.get("failed", {})
+    size = (out / "strategy.safetensors").stat().st_size / 1000
+    late = "".join(f" · {site} has it not: {reason}" for site, reason in sorted(missing.items()))
+    return f"strategy {out / 'strategy.safetensors'} ({size:.1f} KB), {last.get('rounds', 0)} rounds · at {', '.join(have) or 'no site'}{late}"
+
+
 def told(out: Path) -> list[str]:
     """Where a run is, in lines for a person.
 
@@ -186,7 +195,16 @@ def told(out: Path) -> list[str]:
     skipped = [f"skipped in this round: {name}: {why}" for name, why in sorted(now.get("skipped", {}).items())]
     delivered = [f"has the strategy: {', '.join(now['delivered'])}"] if now.get("delivered") else []
     failed = [f"has it not: {site}: {why}" for site, why in sorted(now.get("failed", {}).items())]
-    return [f"{now['stage']}{ended}", *rounds, *reason, *skipped, *delivered, *failed]
+    return [f"{now['stage']}{ended}", *rounds, *reason, *skipped, *delivered, *failed, *spent(out)]
+
+
+def spent(out: Path) -> list[str]:
+    """What the run has spent of its privacy budget so far, in a line; none where it has no budget."""
+    if not (out / ledger.LEDGER).exists():
+        return []
+    book = ledger.read(out / ledger.LEDGER)
+    honest = "" if book.source == "secure" else "; the noise is seeded and protects nobody"
+    return [f"privacy: ε = {book.spent:.1f} of {book.budget:g} is spent, at δ = {book.delta:g} after {book.releases} rounds{honest}"]
 
 
 def _round(out: Path) -> int:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import shutil
 import socket
 import ssl
 import stat
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from metabayfl import storage
 from metabayfl.errors import ConfigError, DataError, FederationError
-from metabayfl.flower import commands
+from metabayfl.flower import certificates, commands
 from metabayfl.flower import connection as connections
 from metabayfl.flower.commands import EVERYWHERE, Command
 from metabayfl.flower.connection import AUTHORITY, HOME, KEY, LOCAL, SERVER, Connection
@@ -66,9 +68,26 @@ def node(folder: Path, data: Path, client_column: str, *, insecure: bool) -> tup
     if not insecure:
         connections.need_files(folder, AUTHORITY, KEY)
         _need_private(folder / KEY)
-    notes = [] if answers(folder, connection) else [f"no server answers at {connection.address} yet: this site goes on trying"]
+    notes = [] if insecure else [f"site {connection.site}: if its key is refused, the server has another than {fingerprint(folder / KEY)} for it"]
+    if not answers(folder, connection):
+        notes.append(f"no server answers at {connection.address} yet: this site goes on trying")
     shutil.rmtree(folder / HOME / "apps", ignore_errors=True)  # a kill may have left half an app there, which Flower would take for a whole one
     return commands.node(folder, connection, data, client_column, free_port(), os.environ), notes
+
+
+def fingerprint(key: Path) -> str:
+    """A private key's public half in short, as ``ssh-keygen -l`` shows it.
+
+    Raises:
+        ConfigError: if the file holds no key that Flower can use.
+    """
+    serialization = certificates.crypto("hazmat.primitives.serialization")
+    try:
+        public = serialization.load_ssh_private_key(key.read_bytes(), None).public_key()
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{key} holds no private key in OpenSSH's format ({error}): ask for the folder again") from error
+    blob = public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).split()[1]
+    return "SHA256:" + base64.b64encode(hashlib.sha256(base64.b64decode(blob)).digest()).decode().rstrip("=")
 
 
 def _need_private(key: Path) -> None:
@@ -117,11 +136,3 @@ def become(command: Command) -> NoReturn:
         raise ConfigError(
             f"could not start {command.words[0]}: {error.strerror or error}; install Flower again: pip install 'metabayfl[flower]'"
         ) from error
-
-
-def finished(out: Path, last: dict[str, Any]) -> str:
-    """One line on a run that is done."""
-    have, missing = last.get("delivered", []), last.get("failed", {})
-    size = (out / "strategy.safetensors").stat().st_size / 1000
-    late = "".join(f" · {site} has it not: {reason}" for site, reason in sorted(missing.items()))
-    return f"strategy {out / 'strategy.safetensors'} ({size:.1f} KB), {last.get('rounds', 0)} rounds · at {', '.join(have) or 'no site'}{late}"

@@ -1,0 +1,111 @@
+"""Real processes for the tests of a deployment: the commands of the page, logs beside them, and nothing that is waited for without end."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
+SITES = ("cleveland", "hungarian", "va")
+PATIENCE = 1200.0
+"""Seconds for anything at all: rounds take many on a busy machine."""
+
+METABAYFL = [sys.executable, "-c", "from metabayfl.cli import entry; entry()"]
+
+
+def page_config() -> str:
+    found = re.search(r'^```toml title="heart.toml"\n(.*?)^```$', PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def page_command(*beginning: str) -> list[str]:
+    """The words of the page's one command that begins so."""
+    lines = [shlex.split(line) for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("metabayfl federate ")]
+    chosen = [words[1:] for words in lines if words[2 : 2 + len(beginning)] == list(beginning)]
+    assert len(chosen) == 1, f"{len(chosen)} commands of the page begin with {beginning}"
+    return chosen[0]
+
+
+def free_port() -> int:
+    with socket.socket() as test:
+        test.bind(("127.0.0.1", 0))
+        return int(test.getsockname()[1])
+
+
+def write_data(folder: Path) -> None:
+    """The hospitals' true files where this machine has them, else made-up rows of the same columns."""
+    for number, site in enumerate(SITES):
+        name = f"processed.{site}.data"
+        true = Path(os.environ.get("METABAYFL_DATA", "data")) / "heart_disease" / name
+        (folder / name).write_text(true.read_text() if true.is_file() else _made_up(number), encoding="utf-8")
+
+
+def _made_up(seed: int) -> str:
+    draw = np.random.default_rng(seed)
+    y = draw.integers(0, 2, 60)
+    numbers = draw.normal(50, 10, (60, 14)) + 8 * y[:, None]
+    for column, kinds in {1: 2, 2: 4, 5: 2, 6: 3, 8: 2}.items():
+        numbers[:, column] = draw.integers(0, kinds, 60)
+    numbers[:, 13] = y
+    return "\n".join(",".join(f"{value:.1f}" for value in row) for row in numbers) + "\n"
+
+
+class Process:
+    """One command, in a session of its own so that it can be killed with its children, as when a machine goes down."""
+
+    def __init__(self, folder: Path, words: list[str], log: str) -> None:
+        self._log = folder / log
+        with self._log.open("ab") as file:
+            self.popen = subprocess.Popen([*METABAYFL, *words], cwd=folder, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+
+    @property
+    def text(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def kill(self) -> None:
+        for send in (lambda: os.killpg(self.popen.pid, signal.SIGKILL), self.popen.kill):
+            try:
+                send()
+            except ProcessLookupError:
+                continue
+        self.popen.wait(timeout=60)
+
+
+def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end. What it says goes to files: a child that outlives it would keep a pipe open."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        ended = subprocess.run([*METABAYFL, *words], cwd=folder, stdout=out, stderr=err, timeout=PATIENCE, check=False)
+        said = [file.seek(0) or file.read() for file in (out, err)]
+    return subprocess.CompletedProcess(words, ended.returncode, *said)
+
+
+def until(condition: Callable[[], object], what: str, logs: Callable[[], str] = lambda: "") -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not happen within {PATIENCE:g} s\n{logs()[-4000:]}"
+        time.sleep(0.2)
+
+
+def running(program: str, home: Path) -> list[int]:
+    """Processes of a program of Flower's whose state is in a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words, values = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if program.encode() in words and f"FLWR_HOME={home}".encode() in values.split(b"\0"):
+            found.append(int(entry.name))
+    return found
