@@ -12,7 +12,7 @@ from rich.console import Console
 
 from metabayfl import config as configs
 from metabayfl import personal, study
-from metabayfl.cli import display, tables
+from metabayfl.cli import display, forecast, tables
 from metabayfl.engine.allocator import keep_freed_memory
 from metabayfl.errors import ConfigError
 from metabayfl.report import write_report
@@ -64,6 +64,15 @@ def train(
     """Train one algorithm and write its strategy."""
     _check_free(out, resume)
     _compare(configs.read(config), (algorithm,), (seed,), out)
+
+
+@app.command()
+def privacy(
+    config: ConfigPath,
+    algorithm: Annotated[str, typer.Option(help="Whose training it is.")] = "meta_bayfl",
+) -> None:
+    """Print what a private training will cost, before it runs."""
+    forecast.show(study.privacy_forecast(configs.read(config), algorithm), algorithm, display.output())
 
 
 @app.command()
