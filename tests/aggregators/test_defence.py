@@ -58,7 +58,7 @@ def test_the_mean_is_the_runs_own_weighting(weighting: Combine) -> None:
         (DefenceOptions(bounds={"z": 1.0}), "sum"),
         (DefenceOptions(leaf_bound=2.0), "each"),
         (DefenceOptions(size_bound=3.0), "each"),
-        (DefenceOptions(history=0.9), "each"),
+        (DefenceOptions(against=0.4), "each"),
         (DefenceOptions(alike=0.1), "each"),
         (DefenceOptions("geometric_median"), "sum"),
         (DefenceOptions("geometric_median", mixing=True), "each"),
@@ -125,16 +125,22 @@ def test_messages_that_are_too_large_are_screened_and_counted() -> None:
     assert float(found.weight) == 6.0
 
 
-def test_a_combine_that_recalls_screens_those_that_turn_against_past_rounds_before_its_rule() -> None:
+@pytest.mark.parametrize("share, screened", [(0.1, 0.0), (0.25, 2.0)])
+def test_more_copies_than_may_be_hostile_are_a_kind_of_honest_client(share: float, screened: float) -> None:
+    given = messages()
+    given.update["z"]["a"][7], given.update["k"][7] = given.update["z"]["a"][8], given.update["k"][8]
+    given.weight[6] = 0.0
+    found = aggregate(build_combine(DefenceOptions(alike=0.1, share=share), uniform_mean()), given)
+    assert float(found.metrics["screened"]) == screened
+
+
+def test_who_reaches_against_the_others_is_screened_before_the_rule() -> None:
     given = messages()._replace(update=tree.map(torch.abs, messages().update))
     for leaf in tree.leaves(given.update):
         leaf[3] *= -1.0
-    combine = build_combine(DefenceOptions("trimmed_mean", share=0.1, history=0.9, bucket=2), uniform_mean())
-    assert combine.decay == 0.9
-    assert combine.recall is not None
-    recalled = combine.recall(tree.map(lambda leaf: leaf[0], given.update))
-    assert recalled.draw is not None
-    total = recalled.draw(random.key(1)).partial(given)
+    combine = build_combine(DefenceOptions("trimmed_mean", share=0.1, against=0.4, bucket=2), uniform_mean())
+    assert combine.draw is not None
+    total = combine.draw(random.key(1)).partial(given)
     assert float(total["metrics"]["screened"]) == 1.0
     assert float(total["weight"]) == 7.0
 
@@ -220,7 +226,7 @@ def test_too_few_messages_left_is_an_error_when_it_happens() -> None:
         ({"bucket": 0}, "bucket is 0"),
         ({"leaf_bound": -1.0}, "leaf_bound is -1.0"),
         ({"size_bound": math.nan}, "size_bound is nan"),
-        ({"history": 1.0}, "history is 1.0, expected from 0"),
+        ({"against": -1.0}, "against is -1.0"),
         ({"alike": -0.1}, "alike is -0.1, expected from 0"),
         ({"size_bound": 3.0, "screen": False}, "size_bound is 3.0, but screen is off"),
         ({"alike": 0.1, "screen": False}, "alike is 0.1, but screen is off"),

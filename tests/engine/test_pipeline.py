@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,8 @@ import pytest
 import torch
 
 from metabayfl import random, tree
-from metabayfl.aggregators import Combine, DefenceOptions, fixed_mean, uniform_mean, weighted_mean
+from metabayfl.aggregators import Combine, fixed_mean, uniform_mean, weighted_mean
 from metabayfl.algorithms import ALGORITHMS
-from metabayfl.attacks import AttackOptions
 from metabayfl.data import Federation
 from metabayfl.engine import job, pipeline, rounds
 from metabayfl.engine.options import TrainOptions
@@ -92,28 +90,6 @@ def test_an_empty_cohort_moves_nothing(algorithm: Algorithm, federation: Federat
     aggregate = cohort(algorithm, federation, Pipeline(weighted_mean()), TrainOptions(), count=0)
     assert all(not leaf.any() for leaf in tree.leaves(aggregate.update))
     assert rounds.mean_loss(aggregate) == (None, 0)
-
-
-def test_past_aggregates_are_recalled_and_lie_in_the_checkpoint(algorithm: Algorithm, federation: Federation, tmp_path: Path) -> None:
-    base = TrainOptions(cohort=6, validate_every=0, checkpoint_every=2, defence=DefenceOptions(history=0.5), attack=AttackOptions("sign_flip"))
-
-    def run(counts: tuple[int, ...], folder: str) -> rounds.TrainState:
-        for count in counts:
-            options = dataclasses.replace(base, rounds=count)
-            screened = [info.screened for _, info in job.run(tmp_path / folder, algorithm, federation, options, 0, "a")]
-        found.append(sum(screened))
-        return job.restore(tmp_path / folder, algorithm, options, 0, "a")
-
-    found: list[int] = []
-    once, twice = run((1,), "once"), run((4, 9), "twice")
-    whole = run((9,), "whole")
-    meta = rounds.begin(algorithm, TrainOptions(), 0).server.meta
-    first = tree.scale(tree.subtract(meta, once.server.meta), 0.5)  # FedAvg's server steps by the aggregate
-    for left, right in zip(tree.leaves(once.guards[pipeline.HISTORY]), tree.leaves(first), strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-12)
-    assert found[0] == 0
-    assert found[2] > 0
-    assert all((left == right).all() for left, right in zip(tree.leaves(twice.guards), tree.leaves(whole.guards), strict=True))
 
 
 def test_guards_states_lie_in_the_checkpoint(algorithm: Algorithm, federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,4 @@ class Combine(NamedTuple):
     around: Callable[[Tree], Combine] | None = None  # what the last pass found -> the combine of the next; None where one pass is all
     draw: Callable[[Key], Combine] | None = None  # a round's key -> the combine with its random numbers; None where it draws none
     reach: Callable[[float], dict[str, float]] | None = None  # largest weight -> bounds on groups of ``partial``, where they are not the mean's
-    recall: Callable[[Tree], Combine] | None = None  # the mean of past aggregates -> the combine that compares with it; None where none does
-    decay: float = 0.0  # of that mean, each round
     linear: bool = False  # whether ``partial`` is a weighted sum of the updates and no more, so that a cohort's may be taken as one gradient

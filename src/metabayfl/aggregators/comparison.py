@@ -1,4 +1,4 @@
-"""Who differs from the cohort as no honest client does: far larger, turned against the way so far, or a copy of another.
+"""Who differs from the cohort as no honest client does: far larger, turned against the others, or a copy of another.
 
 Leaves are of different kinds, and their numbers of different sizes: here every leaf counts alike. It is divided by its usual norm in the cohort, and
 in :func:`against` and :func:`copies` none is longer than that.
@@ -12,10 +12,6 @@ from torch import Tensor
 from metabayfl import tree
 from metabayfl.aggregators.rows import distances, flat, middle, norms, quarter
 from metabayfl.types import Message, Tree
-
-TURNED = -0.2
-"""Cosine below which a message points against the way so far. Honest clients that are unlike the others lie below 0, up to a fifth of them late in a
-training, and leaving them out costs more than a turned client does; 3 % of them lie below this."""
 
 
 def sizes(messages: Message, counted: Tensor) -> Tensor:
@@ -36,41 +32,36 @@ def sizes(messages: Message, counted: Tensor) -> Tensor:
     return ratio.square().sum(1).div((usual > 0).sum().clamp(min=1)).sqrt()
 
 
-def against(messages: Message, counted: Tensor, history: Tree) -> Tensor:
-    """Which clients' messages point against ``history``, the mean of the last rounds' aggregates; bool ``(C,)``.
+def against(messages: Message, counted: Tensor) -> Tensor:
+    """How far each message reaches against the mean of the others: its size times its cosine with that, turned round; ``(C,)``.
 
-    That is: their cosine with it, over all leaves, is below :data:`TURNED`. One round's honest messages disagree so much that a turned one does not
-    stand out among ten; the mean of many rounds says where they go. Nobody does where more than half would: then it is history that is wrong.
+    Honest messages that are unlike the others are turned a little, or are turned and small; leaving them out costs more than it saves. In a training
+    on Fashion-MNIST over Dirichlet clients, of which a fifth turned their messages round, 0.4 was exceeded in the first 30 rounds by no honest client
+    and by 70 % of the hostile ones, and in the last hundred by 6 and 16 %.
 
     Args:
         messages: a stack of the whole cohort, leading axis ``C``, finite.
         counted: bool ``(C,)``, the clients that are compared, at least one.
-        history: a tree of one update; zeros before the first round, which nothing is against.
     """
-    lengths = _lengths(messages.update, counted)
-    way = torch.cat([part.flatten() / length for part, length in zip(tree.leaves(history), lengths, strict=True)])
-    found = counted & (torch.cosine_similarity(_balanced(messages.update, lengths), way.unsqueeze(0)) < TURNED)
-    return found & bool(2 * found.sum() <= counted.sum())
+    matrix = _balanced(messages.update, _lengths(messages.update, counted)) * counted.unsqueeze(1)
+    others = matrix.sum(0) - matrix
+    return -sizes(messages, counted) * torch.cosine_similarity(matrix, others)
 
 
-def copies(messages: Message, counted: Tensor, share: float, most: int) -> Tensor:
+def copies(messages: Message, counted: Tensor, share: float) -> Tensor:
     """Which clients' messages are nearly another's: nearer than ``share`` of the cohort's median distance; bool ``(C,)``.
 
     Clients that agree on what to send move the mean by their whole number in one direction; honest ones, and hostile ones that must not be alike,
-    partly cancel. Nobody is a copy where more than ``most`` are: so many may be a kind of honest client.
+    partly cancel.
 
     Args:
         messages: a stack of the whole cohort, leading axis ``C``, finite.
         counted: bool ``(C,)``, the clients that are compared, at least one.
         share: from 0 to 1.
-        most: how many clients may be hostile.
     """
     apart = distances(_balanced(messages.update, _lengths(messages.update, counted)))
     pair = counted & counted.unsqueeze(1) & ~torch.eye(len(apart), dtype=torch.bool, device=apart.device)
-    if not pair.any():
-        return pair.any(1)
-    found = (pair & (apart < share * middle(apart[pair]))).any(1)
-    return found & bool(found.sum() <= most)
+    return (pair & (apart < share * middle(apart[pair]))).any(1) if pair.any() else pair.any(1)
 
 
 def _lengths(update: Tree, counted: Tensor) -> list[Tensor]:

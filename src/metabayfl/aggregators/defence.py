@@ -45,7 +45,7 @@ DEFENCES: dict[str, DefenceOptions] = {
     "screening": DefenceOptions(),
     **{name: DefenceOptions(name, share=0.3) for name in ROBUST_COMBINES if "krum" not in name},
     **{name: DefenceOptions(name, share=0.2) for name in ROBUST_COMBINES if "krum" in name},
-    "recommended": DefenceOptions(share=0.4, size_bound=3.0, history=0.9, alike=0.1, leaf_bound=1.0),
+    "recommended": DefenceOptions(share=0.4, size_bound=3.0, alike=0.1, against=0.4, leaf_bound=1.0),
 }
 """Ready defences by name, for cohorts of ten and more of which a fifth is hostile on average."""
 
@@ -112,7 +112,7 @@ def build_combine(options: DefenceOptions, weighting: Combine) -> Combine:
 
 def _by_cohort(options: DefenceOptions) -> bool:
     """Whether a message is compared with the others' before it is combined."""
-    return bool(options.size_bound or options.history or options.alike or options.leaf_bound)
+    return bool(options.size_bound or options.against or options.alike or options.leaf_bound)
 
 
 def _ruled(options: DefenceOptions, key: Key | None = None) -> Combine:
@@ -145,35 +145,42 @@ def _need(key: Key | None) -> Key:
     return key
 
 
-def _screened(options: DefenceOptions, messages: Message, history: Tree | None) -> Message:
+def _screened(options: DefenceOptions, messages: Message) -> Message:
     """Messages without the absurd ones and those that differ from the cohort as no honest one does; how many these are is among the metrics."""
     out = screening.faulty(messages, options.max_examples)
     kept = screening.screen(messages, out)
-    for test in _tests(options, history):
+    for test in _tests(options):
         if (counted := kept.weight > 0).any():  # each test leaves somebody, and the next one does not see whom it took out
             out = out | test(kept, counted)
             kept = screening.screen(kept, out)
     return kept._replace(metrics={**kept.metrics, "screened": out.to(messages.weight.dtype)})
 
 
-def _tests(options: DefenceOptions, history: Tree | None) -> list[Callable[[Message, Tensor], Tensor]]:
+def _tests(options: DefenceOptions) -> list[Callable[[Message, Tensor], Tensor]]:
     """Comparisons with the cohort, in their order: messages and whom they are compared with, bool ``(C,)`` -> who is screened."""
-    tests: list[Callable[[Message, Tensor], Tensor]] = []
-    if options.size_bound:
-        tests.append(lambda kept, counted: comparison.sizes(kept, counted) > options.size_bound)
-    if history is not None:
-        tests.append(lambda kept, counted: comparison.against(kept, counted, history))
-    if options.alike:
-        tests.append(lambda kept, counted: comparison.copies(kept, counted, options.alike, hostile_among(options.share, int(counted.sum()))))
-    return tests
+
+    def few(found: Tensor, counted: Tensor) -> Tensor:  # where they are many, they are a kind of honest client
+        return found & counted & bool((found & counted).sum() <= hostile_among(options.share, int(counted.sum())))
+
+    def large(kept: Message, counted: Tensor) -> Tensor:
+        return comparison.sizes(kept, counted) > options.size_bound
+
+    def turned(kept: Message, counted: Tensor) -> Tensor:
+        return few(comparison.against(kept, counted) > options.against, counted)
+
+    def same(kept: Message, counted: Tensor) -> Tensor:
+        return few(comparison.copies(kept, counted, options.alike), counted)
+
+    wanted = ((options.size_bound, large), (options.alike, same), (options.against, turned))
+    return [test for limit, test in wanted if limit]
 
 
-def _prepared(options: DefenceOptions, inner: Combine, history: Tree | None = None) -> Combine:
-    """``inner`` on messages that were screened and bounded; ``history`` is the mean of past aggregates."""
+def _prepared(options: DefenceOptions, inner: Combine) -> Combine:
+    """``inner`` on messages that were screened and bounded."""
 
     def partial(messages: Message) -> Tree:
         if options.screen:
-            messages = _screened(options, messages, history)
+            messages = _screened(options, messages)
         messages = screening.bound_blocks(messages, options.bounds)
         if options.leaf_bound:
             messages = screening.bound_leaves(messages, options.leaf_bound, messages.weight > 0)
@@ -187,9 +194,8 @@ def _prepared(options: DefenceOptions, inner: Combine, history: Tree | None = No
         return aggregate
 
     def prepared(make: Callable[[T], Combine] | None) -> Callable[[T], Combine] | None:
-        return None if make is None else lambda given: _prepared(options, make(given), history)
+        return None if make is None else lambda given: _prepared(options, make(given))
 
     needs: Literal["sum", "each"] = "each" if _by_cohort(options) else inner.needs
-    recall = (lambda past: _prepared(options, inner, past)) if options.history else None
-    steps = inner._replace(needs=needs, partial=partial, finish=finish, around=prepared(inner.around), draw=prepared(inner.draw))
-    return steps._replace(recall=recall, decay=options.history, linear=False)
+    around, draw = prepared(inner.around), prepared(inner.draw)
+    return inner._replace(needs=needs, partial=partial, finish=finish, around=around, draw=draw, linear=False)

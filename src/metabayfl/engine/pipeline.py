@@ -28,9 +28,6 @@ from metabayfl.engine.secure import Secure
 from metabayfl.engine.tasks import Block
 from metabayfl.types import Aggregate, Guard, Key, Message, Model, Tree
 
-HISTORY = "history"
-"""Where the mean of past aggregates stands among the states."""
-
 
 class Pipeline(NamedTuple):
     """The steps of one run, chosen once."""
@@ -77,16 +74,14 @@ def infiltrated(pipeline: Pipeline, options: TrainOptions, clients: Clients, mod
 
 
 def begin(pipeline: Pipeline, meta: Tree) -> Tree:
-    """What is carried from round to round, before the first: the guards' states by name, and what the combine recalls."""
-    recalled = {} if pipeline.combine.recall is None else {HISTORY: tree.zeros_like(meta)}
-    return {**{guard.name: guard.begin(meta) for guard in pipeline.guards}, **recalled}
+    """The guards' states before the first round, by name."""
+    return {guard.name: guard.begin(meta) for guard in pipeline.guards}
 
 
-def drawn(pipeline: Pipeline, states: Tree, key: Key) -> Pipeline:
-    """The pipeline of one round: its combine has the round's random numbers, and past rounds' aggregates where it recalls them."""
-    combine = pipeline.combine
-    combine = combine if combine.recall is None else combine.recall(states[HISTORY])
-    return pipeline._replace(combine=combine if combine.draw is None else combine.draw(random.fold(key, "combine")))
+def drawn(pipeline: Pipeline, key: Key) -> Pipeline:
+    """The pipeline of one round: its combine has the round's random numbers."""
+    draw = pipeline.combine.draw
+    return pipeline if draw is None else pipeline._replace(combine=draw(random.fold(key, "combine")))
 
 
 def on_tasks(pipeline: Pipeline, block: Block, positions: NDArray[np.int64], key: Key) -> Block:
@@ -122,7 +117,7 @@ def gather(pipeline: Pipeline, states: Tree, stacks: Iterable[Stack], key: Key) 
 
     Args:
         pipeline: of this round, from :func:`drawn`.
-        states: what is carried from round to round.
+        states: of the guards.
         stacks: at least one; they are taken one after the other where a sum is enough.
         key: the round's.
     """
@@ -172,10 +167,8 @@ def on_messages(pipeline: Pipeline, states: Tree, messages: Message, keys: Tenso
 
 
 def on_aggregate(pipeline: Pipeline, states: Tree, aggregate: Aggregate, key: Key) -> tuple[Tree, Aggregate]:
-    """The guards' second halves, the last guard first; the new states beside the aggregate."""
-    new, decay = dict(states), pipeline.combine.decay
-    if pipeline.combine.recall is not None:
-        new[HISTORY] = tree.map(lambda old, now: decay * old + (1 - decay) * now, states[HISTORY], aggregate.update)
+    """The guards' second halves, the last guard first; their new states beside the aggregate."""
+    new = dict(states)
     for guard in reversed(pipeline.guards):
         new[guard.name], aggregate = guard.server(states[guard.name], aggregate, random.fold(key, guard.name))
     return new, aggregate

@@ -37,7 +37,7 @@ class TrainState(NamedTuple):
     best_round: int
     best_loss: float  # nats on the validation clients; inf before the first look
     stalled: int  # looks since the best one
-    guards: Tree  # what the pipeline carries from round to round, ``{}`` without guards and memory
+    guards: Tree  # what the pipeline's guards carry from round to round, ``{}`` without any
     flights: Tree  # clients at work and their strategies, ``{}`` where the server works in rounds
 
 
@@ -170,7 +170,7 @@ def run_groups(
     algorithm: Algorithm, steps: Pipeline, guards: Tree, clients: Clients, groups: list[Group], key: Key, options: TrainOptions
 ) -> Aggregate:
     """The groups' aggregate: strategy down as clients decode it, messages in chunks, sums inside each chunk."""
-    meta, steps = groups[0].meta, pipeline.drawn(steps, guards, key)
+    meta, steps = groups[0].meta, pipeline.drawn(steps, key)
     if not any(len(group.positions) for group in groups):
         return nobody(steps.combine, meta)
     pays = side_by_side.pays(tree.size(meta), torch.device(options.device))
