@@ -18,19 +18,20 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy
 import torch
 
-from metabayfl import personal, random, storage
+from metabayfl import personal, random, storage, tree
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.artifact import Strategy
 from metabayfl.config import Config, builder_options, check_algorithm, model_options, train_options
 from metabayfl.data import build_federation
 from metabayfl.data.federation import Federation
-from metabayfl.engine import job
+from metabayfl.engine import job, private
 from metabayfl.engine.memory import peak_memory_mb, reset_peak
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.rounds import RoundInfo, TrainState
 from metabayfl.errors import ConfigError, SchemaError
 from metabayfl.evaluation import evaluate, over_seeds, payload, summarise, timings
 from metabayfl.models import build_model
+from metabayfl.privacy.forecast import Forecast, forecast
 from metabayfl.report import write_report
 from metabayfl.types import Algorithm
 
@@ -106,6 +107,24 @@ def prepare(config: Config, name: str, seed: int, federation: Federation, out: P
     spec = {"algorithm": name, "arguments": arguments, "model": dict(config.model)}
     algorithm = ALGORITHMS[name](model, **arguments)
     return Run(name, seed, algorithm, train_options(config, name), federation, run_directory(name, seed, out), spec)
+
+
+def privacy_forecast(config: Config, name: str) -> Forecast:
+    """What the training of one algorithm will cost in privacy on the config's first seed; nothing is trained.
+
+    Raises:
+        ConfigError: if the config asks for no privacy, or the algorithm sends nothing that could be made private.
+    """
+    check_algorithm(name)
+    options, seed = train_options(config, name), config.seeds[0]
+    if options.privacy is None:
+        raise ConfigError(f"{config.name} asks for no privacy: add a table [train.privacy] with epsilon, delta and clip")
+    run = prepare(config, name, seed, build_federation(config.data, seed), Path())
+    if not run.algorithm.federated:
+        raise ConfigError(f"the algorithm {name!r} sends nothing to a server, so there is nothing to make private: choose a federated one")
+    meta = run.algorithm.init(random.key(seed))
+    plan = private.plan(options, len(run.federation.train.ids), meta)
+    return forecast(options.privacy, plan, rounds=options.rounds, numbers=tree.size(meta))
 
 
 def identity(run: Run) -> str:

@@ -58,6 +58,8 @@ def test_the_mean_is_the_runs_own_weighting(weighting: Combine) -> None:
         (DefenceOptions(bounds={"z": 1.0}), "sum"),
         (DefenceOptions(leaf_bound=2.0), "each"),
         (DefenceOptions(size_bound=3.0), "each"),
+        (DefenceOptions(against=0.4), "each"),
+        (DefenceOptions(alike=0.1), "each"),
         (DefenceOptions("geometric_median"), "sum"),
         (DefenceOptions("geometric_median", mixing=True), "each"),
         (DefenceOptions("geometric_median", leaf_bound=2.0), "each"),
@@ -121,6 +123,36 @@ def test_messages_that_are_too_large_are_screened_and_counted() -> None:
     torch.testing.assert_close(numbers(found), MATRIX[[at for at in rest if WEIGHT[at] > 0]].mean(0))
     assert float(found.metrics["screened"]) == 2.0
     assert float(found.weight) == 6.0
+
+
+@pytest.mark.parametrize("share, screened", [(0.1, 0.0), (0.25, 2.0)])
+def test_more_copies_than_may_be_hostile_are_a_kind_of_honest_client(share: float, screened: float) -> None:
+    given = messages()
+    given.update["z"]["a"][7], given.update["k"][7] = given.update["z"]["a"][8], given.update["k"][8]
+    given.weight[6] = 0.0
+    found = aggregate(build_combine(DefenceOptions(alike=0.1, share=share), uniform_mean()), given)
+    assert float(found.metrics["screened"]) == screened
+
+
+def test_who_reaches_against_the_others_is_screened_before_the_rule() -> None:
+    given = messages()._replace(update=tree.map(torch.abs, messages().update))
+    for leaf in tree.leaves(given.update):
+        leaf[3] *= -1.0
+    combine = build_combine(DefenceOptions("trimmed_mean", share=0.1, against=0.4, bucket=2), uniform_mean())
+    assert combine.draw is not None
+    total = combine.draw(random.key(1)).partial(given)
+    assert float(total["metrics"]["screened"]) == 1.0
+    assert float(total["weight"]) == 7.0
+
+
+def test_who_is_screened_for_size_cannot_make_others_look_alike() -> None:
+    """A far message would raise the median distance, and with it what counts as near."""
+    given = messages()
+    given.update["z"]["a"][3] *= 1e3
+    given.update["z"]["a"][6], given.update["k"][6] = given.update["z"]["a"][8], given.update["k"][8]
+    found = aggregate(build_combine(DefenceOptions(size_bound=5.0, alike=0.1, share=0.3), uniform_mean()), given)
+    assert float(found.metrics["screened"]) == 3.0
+    torch.testing.assert_close(numbers(found), MATRIX[[0, 1, 2, 5, 7]].mean(0))
 
 
 def test_screening_can_be_switched_off() -> None:
@@ -194,7 +226,10 @@ def test_too_few_messages_left_is_an_error_when_it_happens() -> None:
         ({"bucket": 0}, "bucket is 0"),
         ({"leaf_bound": -1.0}, "leaf_bound is -1.0"),
         ({"size_bound": math.nan}, "size_bound is nan"),
+        ({"against": -1.0}, "against is -1.0"),
+        ({"alike": -0.1}, "alike is -0.1, expected from 0"),
         ({"size_bound": 3.0, "screen": False}, "size_bound is 3.0, but screen is off"),
+        ({"alike": 0.1, "screen": False}, "alike is 0.1, but screen is off"),
         ({"max_examples": 0.0}, "max_examples is 0.0"),
         ({"bounds": {"z": 0.0}}, "the bound of block 'z' is 0.0"),
         ({"mixing": True}, "combine is 'mean': choose another"),

@@ -74,29 +74,14 @@ def test_an_unknown_block_is_refused() -> None:
         screening.bound_blocks(messages(), {"head": 1.0})
 
 
-def test_a_leaf_is_scaled_to_the_median_norm_of_those_that_count() -> None:
+def test_a_leaf_is_scaled_to_the_lower_quartile_of_those_that_count() -> None:
     given = messages()
-    given.update["k"][:] = torch.tensor([1.0, 2.0, 3.0, -90.0, 500.0])
-    counted = torch.tensor([True, True, True, True, False])  # the median of 1, 2, 3 and 90 is 2.5
+    given.update["k"][:] = torch.tensor([1.0, 0.0, 3.0, -90.0, 500.0])
+    counted = torch.tensor([True, True, True, True, False])  # of 1, 3 and 90 the lower quartile is 1: who is silent does not count
     kept = screening.bound_leaves(given, 2.0, counted)
-    torch.testing.assert_close(kept.update["k"], torch.tensor([1.0, 2.0, 3.0, -5.0, 5.0]))
+    torch.testing.assert_close(kept.update["k"], torch.tensor([1.0, 0.0, 2.0, -2.0, 2.0]))
     torch.testing.assert_close(kept.update["z"], given.update["z"])
 
 
 def test_without_anyone_that_counts_leaves_stay() -> None:
     torch.testing.assert_close(screening.bound_leaves(messages(), 2.0, torch.zeros(5, dtype=torch.bool)), messages())
-
-
-def test_size_is_the_root_mean_square_of_the_leaves_norms_over_their_medians() -> None:
-    given = messages()
-    given.update["k"][:] = torch.tensor([1.0, 7.0, 1.0, 1.0, 1.0])
-    given.update["z"]["b"][2] = 0.0
-    found = screening.sizes(given, torch.ones(5, dtype=torch.bool))
-    torch.testing.assert_close(found, torch.tensor([1.0, math.sqrt(51 / 3), math.sqrt(2 / 3), 1.0, 1.0]))
-
-
-def test_size_leaves_out_what_most_clients_do_not_touch() -> None:
-    given = messages()
-    given.update["k"][:] = torch.tensor([0.0, 7.0, 0.0, 0.0, 1.0])
-    torch.testing.assert_close(screening.sizes(given, torch.ones(5, dtype=torch.bool)), torch.ones(5))
-    assert not screening.sizes(Message(tree.zeros_like(given.update), given.weight, {}), given.weight > 0).any()

@@ -34,6 +34,15 @@ def rehearsed(tmp_path_factory: pytest.TempPathFactory, rows: pd.DataFrame) -> P
     return folder
 
 
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, rows: pd.DataFrame) -> Path:
+    """The server's folder of a run in which nothing went wrong; tests read it and never write to it."""
+    folder = tmp_path_factory.mktemp("whole")
+    job = job_in(folder)
+    rehearse(job, write_sites(folder, rows))
+    return job.out
+
+
 @pytest.fixture
 def make_job(tmp_path: Path) -> MakeJob:
     """A job over the hospitals; time limits are in the still-standing time of the grid."""

@@ -12,12 +12,11 @@ from hospitals import MakeJob, config
 
 from metabayfl import study, tree
 from metabayfl.algorithms import ALGORITHMS
-from metabayfl.artifact import Strategy, strategy_from_bytes
+from metabayfl.artifact import Strategy, load_strategy, strategy_from_bytes
 from metabayfl.data import Federation, Schema, build_federation
 from metabayfl.engine import job as engine_job
 from metabayfl.engine.rounds import TrainState
-from metabayfl.flower.coordinator import Job
-from metabayfl.flower.in_process import grid_of, rehearse, run_on
+from metabayfl.flower.in_process import grid_of, rehearse
 from metabayfl.flower.plan import experiment
 from metabayfl.flower.site_data import Site
 from metabayfl.tree_file import load_tree
@@ -51,15 +50,15 @@ def test_every_algorithm_gives_the_engines_bits(algorithm: str, tmp_path: Path, 
     shipped = rehearse(job, sites)
     assert Schema.from_json(shipped.schema) == federation.schema
     assert same(shipped.meta, strategy.meta)
-    checkpoint = _checkpoint(job)
+    checkpoint = _checkpoint(job.out)
     assert same(checkpoint["meta"], last.server.meta)
     assert same(checkpoint["optimizer"], last.server.optimizer)
     told = [{name: row[name] for name in ("round", "loss", "examples", "clients")} for row in engine_job.read_metrics(job.out / "metrics.jsonl")]
     assert told == [{name: row[name] for name in ("round", "loss", "examples", "clients")} for row in metrics]
 
 
-def _checkpoint(job: Job) -> Tree:
-    return load_tree(job.out / "checkpoint.safetensors", kind="checkpoint")[0]
+def _checkpoint(out: Path) -> Tree:
+    return load_tree(out / "checkpoint.safetensors", kind="checkpoint")[0]
 
 
 def test_regression_gives_the_engines_bits(tmp_path: Path, rows: pd.DataFrame, sites: list[Site], make_job: MakeJob) -> None:
@@ -91,16 +90,16 @@ def test_several_clients_at_a_site_give_the_engines_bits(tmp_path: Path, rows: p
         assert mine.scale == pytest.approx(theirs.scale, rel=1e-12)
 
 
-def test_node_ids_and_the_order_of_sites_play_no_part(sites: list[Site], make_job: MakeJob) -> None:
-    assert same(rehearse(make_job("a"), sites).meta, rehearse(make_job("b"), sites[::-1]).meta)
+def test_node_ids_and_the_order_of_sites_play_no_part(whole: Path, sites: list[Site], make_job: MakeJob) -> None:
+    assert same(rehearse(make_job(), sites[::-1]).meta, load_strategy(whole / "strategy.safetensors").meta)
 
 
-def test_the_seed_plays_its_part(sites: list[Site], make_job: MakeJob) -> None:
-    assert not same(rehearse(make_job("a"), sites).meta, rehearse(make_job("b", seed=1), sites).meta)
+def test_the_seed_plays_its_part(whole: Path, sites: list[Site], make_job: MakeJob) -> None:
+    assert not same(rehearse(make_job("b", seed=1), sites).meta, load_strategy(whole / "strategy.safetensors").meta)
     assert experiment(make_job("a").plan) != experiment(make_job("b", seed=1).plan)
 
 
-def test_flowers_own_loop_runs_the_same_rounds(sites: list[Site], make_job: MakeJob) -> None:
+def test_flowers_own_loop_runs_the_same_rounds(whole: Path, sites: list[Site], make_job: MakeJob) -> None:
     """Its round is ours cut in two; it has neither checkpoints nor a second try."""
     from flwr.app import ArrayRecord
     from flwr.serverapp.strategy import Strategy as FlowerStrategy
@@ -108,26 +107,23 @@ def test_flowers_own_loop_runs_the_same_rounds(sites: list[Site], make_job: Make
     from metabayfl.flower.codec import PREFIX
     from metabayfl.flower.strategy import FederatedStrategy
 
-    ours = make_job("ours")
-    rehearse(ours, sites)
     grid = grid_of(sites)
     strategy = FederatedStrategy(make_job("flower"), grid.clock)
     result = FlowerStrategy.start(strategy, grid, ArrayRecord(), num_rounds=3, timeout=10.0)
     numbers = {name.removeprefix(PREFIX): torch.from_numpy(array.numpy()) for name, array in result.arrays.items()}
-    assert all(torch.equal(numbers[path], leaf) for path, leaf in tree.flatten(_checkpoint(ours)["meta"]).items())
+    assert all(torch.equal(numbers[path], leaf) for path, leaf in tree.flatten(_checkpoint(whole)["meta"]).items())
     assert sorted(result.evaluate_metrics_clientapp) == [2, 3]
     with pytest.raises(Exception, match="the plan decides"):
         FederatedStrategy(make_job("other"), grid.clock).start(grid, num_rounds=3)
 
 
-def test_the_server_app_reads_its_job_from_a_file(sites: list[Site], make_job: MakeJob) -> None:
+def test_the_server_app_reads_its_job_from_a_file(whole: Path, sites: list[Site], make_job: MakeJob) -> None:
     from flwr.app import Context, RecordDict
 
-    from metabayfl.artifact import load_strategy
     from metabayfl.flower import jobs
     from metabayfl.flower.server_app import server_app
 
     job, grid = make_job("file"), grid_of(sites)
     jobs.save(job.out / "job.json", job)
     server_app(clock=grid.clock)(grid, Context(1, 1, {}, RecordDict(), {"job": str(job.out / "job.json")}))
-    assert same(load_strategy(job.out / "strategy.safetensors").meta, run_on(grid_of(sites), make_job("direct")).meta)
+    assert same(load_strategy(job.out / "strategy.safetensors").meta, load_strategy(whole / "strategy.safetensors").meta)

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from metabayfl.aggregators import clipping, coordinates, geometric, krum, mixing, screening
+from metabayfl.aggregators import clipping, comparison, coordinates, geometric, krum, mixing, screening
 from metabayfl.aggregators.combine import Combine
 from metabayfl.aggregators.mean import uniform_mean
 from metabayfl.aggregators.options import DefenceOptions
@@ -45,7 +45,7 @@ DEFENCES: dict[str, DefenceOptions] = {
     "screening": DefenceOptions(),
     **{name: DefenceOptions(name, share=0.3) for name in ROBUST_COMBINES if "krum" not in name},
     **{name: DefenceOptions(name, share=0.2) for name in ROBUST_COMBINES if "krum" in name},
-    "recommended": DefenceOptions("centred_clipping", share=0.3),
+    "recommended": DefenceOptions(share=0.4, size_bound=3.0, alike=0.1, against=0.4, leaf_bound=1.0),
 }
 """Ready defences by name, for cohorts of ten and more of which a fifth is hostile on average."""
 
@@ -97,8 +97,8 @@ def build_combine(options: DefenceOptions, weighting: Combine) -> Combine:
         weighting: what ``combine = "mean"`` means by a mean.
 
     Returns:
-        A combine that needs sums alone where its parts do: ``mean`` and ``geometric_median``, without mixing, buckets and bounds by the
-        cohort's median.
+        A combine that needs sums alone where its parts do: ``mean`` and ``geometric_median``, without mixing, buckets and comparisons
+        with the cohort.
 
     Raises:
         ConfigError: for an unknown combine. While it runs: MetabayflError if too few messages are left, or none.
@@ -112,7 +112,7 @@ def build_combine(options: DefenceOptions, weighting: Combine) -> Combine:
 
 def _by_cohort(options: DefenceOptions) -> bool:
     """Whether a message is compared with the others' before it is combined."""
-    return bool(options.size_bound or options.leaf_bound)
+    return bool(options.size_bound or options.against or options.alike or options.leaf_bound)
 
 
 def _ruled(options: DefenceOptions, key: Key | None = None) -> Combine:
@@ -146,13 +146,33 @@ def _need(key: Key | None) -> Key:
 
 
 def _screened(options: DefenceOptions, messages: Message) -> Message:
-    """Messages without the absurd ones, nor those that are too large, and how many these are among the metrics."""
+    """Messages without the absurd ones and those that differ from the cohort as no honest one does; how many these are is among the metrics."""
     out = screening.faulty(messages, options.max_examples)
     kept = screening.screen(messages, out)
-    if options.size_bound and (counted := kept.weight > 0).any():
-        out = out | (screening.sizes(kept, counted) > options.size_bound)
-        kept = screening.screen(kept, out)
+    for test in _tests(options):
+        if (counted := kept.weight > 0).any():  # each test leaves somebody, and the next one does not see whom it took out
+            out = out | test(kept, counted)
+            kept = screening.screen(kept, out)
     return kept._replace(metrics={**kept.metrics, "screened": out.to(messages.weight.dtype)})
+
+
+def _tests(options: DefenceOptions) -> list[Callable[[Message, Tensor], Tensor]]:
+    """Comparisons with the cohort, in their order: messages and whom they are compared with, bool ``(C,)`` -> who is screened."""
+
+    def few(found: Tensor, counted: Tensor) -> Tensor:  # where they are many, they are a kind of honest client
+        return found & counted & bool((found & counted).sum() <= hostile_among(options.share, int(counted.sum())))
+
+    def large(kept: Message, counted: Tensor) -> Tensor:
+        return comparison.sizes(kept, counted) > options.size_bound
+
+    def turned(kept: Message, counted: Tensor) -> Tensor:
+        return few(comparison.against(kept, counted) > options.against, counted)
+
+    def same(kept: Message, counted: Tensor) -> Tensor:
+        return few(comparison.copies(kept, counted, options.alike), counted)
+
+    wanted = ((options.size_bound, large), (options.alike, same), (options.against, turned))
+    return [test for limit, test in wanted if limit]
 
 
 def _prepared(options: DefenceOptions, inner: Combine) -> Combine:

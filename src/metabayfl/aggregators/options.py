@@ -23,8 +23,12 @@ class DefenceOptions:
             the rounding stays small.
         bucket: messages are first averaged in random groups of so many; 1 for none.
         size_bound: a client is screened if its message is more than so many times as large as the cohort's median, over all leaves
-            (:func:`metabayfl.aggregators.screening.sizes`); 0 for no bound.
-        leaf_bound: the norm of a message's leaf is scaled down to this multiple of the cohort's median norm of that leaf; 0 for no bound.
+            (:func:`metabayfl.aggregators.comparison.sizes`); 0 for no bound.
+        against: a client is screened if its message reaches further than this against the mean of the others, in sizes as above
+            (:func:`metabayfl.aggregators.comparison.against`), as long as they are not more than ``share``; 0 for no such check.
+        alike: clients are screened whose messages are nearer to each other than this share of the cohort's median distance, as long as they are not
+            more than ``share`` (:func:`metabayfl.aggregators.comparison.copies`); 0 for no such check.
+        leaf_bound: the norm of a message's leaf is scaled down to this multiple of the cohort's lower quartile of that leaf's norms; 0 for no bound.
         bounds: the norm of a message's top-level block, by name, is scaled down to this, in the update's unit.
         screen: messages with NaN, infinite or absurd numbers count as if they had not come.
         max_examples: a client that says it has more examples than this is screened.
@@ -36,6 +40,8 @@ class DefenceOptions:
     smoothing: float = 1e-6
     bucket: int = 1
     size_bound: float = 0.0
+    against: float = 0.0
+    alike: float = 0.0
     leaf_bound: float = 0.0
     bounds: Mapping[str, float] = field(default_factory=dict)
     screen: bool = True
@@ -46,16 +52,19 @@ class DefenceOptions:
             raise ConfigError(f"share of hostile clients is {self.share}, expected from 0 and below 0.5: no combine withstands a majority")
         if self.bucket < 1:
             raise ConfigError(f"bucket is {self.bucket}, expected 1 (none) or more messages in a group")
-        for name in ("size_bound", "leaf_bound"):
+        for name in ("size_bound", "against", "leaf_bound"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 (none) or a multiple of the cohort's median, such as 2")
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 (none) or a multiple of what is usual in the cohort, such as 2")
+        if not 0 <= self.alike < 1:
+            raise ConfigError(f"alike is {self.alike}, expected from 0 (none) and below 1")
         if not self.max_examples > 0:
             raise ConfigError(f"max_examples is {self.max_examples}, expected above 0")
         for name, bound in self.bounds.items():
             if not 0 < bound < math.inf:
                 raise ConfigError(f"the bound of block {name!r} is {bound}, expected a norm above 0")
-        if self.size_bound and not self.screen:
-            raise ConfigError(f"size_bound is {self.size_bound}, but screen is off: it says who is screened")
+        for name in ("size_bound", "against", "alike"):
+            if getattr(self, name) and not self.screen:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but screen is off: it says who is screened")
         if self.combine == "mean" and (self.mixing or self.bucket > 1):
             raise ConfigError(
                 "mixing and bucket prepare messages for a robust combine, but combine is 'mean': choose another, such as 'trimmed_mean'"

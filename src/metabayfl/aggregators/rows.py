@@ -39,6 +39,23 @@ def middle(values: Tensor) -> Tensor:
     return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
 
 
+def norms(leaf: Tensor) -> Tensor:
+    """The Euclidean norm of each client's part of a leaf, ``(C,)``."""
+    out: Tensor = flat(leaf).norm(dim=1)
+    return out
+
+
+def quarter(values: Tensor) -> Tensor:
+    """The lower quartile of those above 0 in ``(C,)``, one of the values; 0 where there is none.
+
+    Example:
+        >>> quarter(torch.tensor([9.0, 0.0, 2.0, 4.0, 3.0, 8.0])), quarter(torch.zeros(3))
+        (tensor(3.), tensor(0.))
+    """
+    ordered = values[values > 0].sort().values
+    return ordered[(len(ordered) - 1) // 4] if len(ordered) else values.new_zeros(())
+
+
 def distances(matrix: Tensor) -> Tensor:
     """Euclidean distances between all rows, ``(C, C)``: from differences, since squares of a far row would swallow those of the near ones."""
     return torch.cdist(matrix, matrix, compute_mode="donot_use_mm_for_euclid_dist")

@@ -1,6 +1,7 @@
 """What is looked at before messages are combined: numbers that are none, sizes that nobody has, and norms that no honest message has.
 
-What is absurd is decided for each client on its own; :func:`sizes` and :func:`bound_leaves` compare it with the whole cohort.
+What is absurd is decided for each client on its own; :func:`bound_leaves` compares it with the whole cohort
+(:mod:`metabayfl.aggregators.comparison` tells who is screened for that).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metabayfl import tree
-from metabayfl.aggregators.rows import flat, middle
+from metabayfl.aggregators.rows import flat, norms, quarter
 from metabayfl.errors import ConfigError
 from metabayfl.types import Message, Tree
 
@@ -38,24 +39,6 @@ def faulty(messages: Message, max_examples: float) -> Tensor:
     return ~fine
 
 
-def sizes(messages: Message, counted: Tensor) -> Tensor:
-    """How large each message is beside the cohort's: the root mean square, over leaves, of its norm over the median norm; ``(C,)``.
-
-    Every leaf counts alike, however many numbers it holds. Leaves whose median norm is 0 do not count.
-
-    A client whose labels are wrong does not fit the strategy, and its gradient is far larger than others': at rounds 30, 100 and 200 of Fashion-MNIST
-    over Dirichlet clients, honest ones reached 1.9, 2.4 and 2.7, and those with flipped labels began at 4.8, 22 and 36.
-
-    Args:
-        messages: a stack of the whole cohort, leading axis ``C``, finite.
-        counted: bool ``(C,)``, the clients that the median is over, at least one.
-    """
-    norm = torch.stack([norms(leaf) for leaf in tree.leaves(messages.update)], 1)  # (C, leaves)
-    usual = middle(norm[counted])
-    ratio = torch.where(usual > 0, norm / torch.where(usual > 0, usual, torch.ones_like(usual)), torch.zeros_like(norm))
-    return ratio.square().sum(1).div((usual > 0).sum().clamp(min=1)).sqrt()
-
-
 def screen(messages: Message, out: Tensor) -> Message:
     """Messages of which those in ``out``, bool ``(C,)``, say nothing: update, weight and metrics are 0."""
 
@@ -64,12 +47,6 @@ def screen(messages: Message, out: Tensor) -> Message:
 
     metrics = {name: kept(value) for name, value in messages.metrics.items()}
     return Message(tree.map(kept, messages.update), kept(messages.weight), metrics)
-
-
-def norms(leaf: Tensor) -> Tensor:
-    """The Euclidean norm of each client's part, ``(C,)``."""
-    out: Tensor = flat(leaf).norm(dim=1)
-    return out
 
 
 def _shrunk(leaf: Tensor, norm: Tensor, limit: Tensor | float) -> Tensor:
@@ -104,18 +81,18 @@ def bound_blocks(messages: Message, bounds: Mapping[str, float]) -> Message:
 
 
 def bound_leaves(messages: Message, multiple: float, counted: Tensor) -> Message:
-    """Scale each leaf down to ``multiple`` times the cohort's median norm of that leaf.
+    """Scale each leaf down to ``multiple`` times the lower quartile of the cohort's norms of that leaf.
+
+    The lower quartile and not the median, since a bound can only shrink: most of a cohort may then be hostile before one of them raises it.
 
     Args:
         messages: a stack of the whole cohort, leading axis ``C``.
-        multiple: of the median norm.
-        counted: bool ``(C,)``, the clients whose norms the median is over: those that have an example and were not screened.
+        multiple: of the quartile.
+        counted: bool ``(C,)``, the clients whose norms the quartile is over: those that have an example and were not screened.
     """
-    if not counted.any():
-        return messages
 
     def bounded(leaf: Tensor) -> Tensor:
         norm = norms(leaf)
-        return _shrunk(leaf, norm, multiple * middle(norm[counted]))
+        return _shrunk(leaf, norm, multiple * quarter(norm[counted]))
 
-    return messages._replace(update=tree.map(bounded, messages.update))
+    return messages._replace(update=tree.map(bounded, messages.update)) if counted.any() else messages

@@ -13,7 +13,7 @@ from rich.console import Console
 from metabayfl import config as configs
 from metabayfl import personal, study, trials
 from metabayfl.attacks import ATTACKS, AttackOptions
-from metabayfl.cli import display, federate, tables
+from metabayfl.cli import display, federate, forecast, tables
 from metabayfl.engine.allocator import keep_freed_memory
 from metabayfl.errors import ConfigError
 from metabayfl.report import write_report
@@ -92,6 +92,15 @@ def attack(
     rows = trials.table(json.loads((out / "attack.json").read_text(encoding="utf-8")))
     display.show_trials(rows, f"{algorithm}, seed {seed}, {100 * share:g} % of the training clients hostile, on held-out clients", display.output())
     _say(f"figures {out / 'attack.json'}")
+
+
+@app.command()
+def privacy(
+    config: ConfigPath,
+    algorithm: Annotated[str, typer.Option(help="Whose training it is.")] = "meta_bayfl",
+) -> None:
+    """Print what a private training will cost, before it runs."""
+    forecast.show(study.privacy_forecast(configs.read(config), algorithm), algorithm, display.output())
 
 
 @app.command()

@@ -118,6 +118,7 @@ def _federate(job: Job, transport: Transport) -> Generator[tuple[TrainState, Inf
     for state, info in engine_job.record(job.out, start, rounds(job, setting, members, start), 1, identity(run)):
         _status(job, "training", round=state.round, rounds=run.options.rounds, skipped=info.skipped)
         yield state, info
+    round_secure.forget(job.out)  # also where the server was killed right after the last checkpoint
     _status(job, "delivering", round=state.round, rounds=run.options.rounds)
     return deliver(job, setting, members, state)
 

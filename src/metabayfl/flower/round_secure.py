@@ -167,7 +167,7 @@ def _enough(turn: Turn, session: Session, need: int, answered: Collection[str]) 
 def _advanced(turn: Turn, session: Session, replies: Replies) -> Session:
     """One phase on; a reply that cannot be used is a site that dropped out."""
     phase, messages = session.protocol.phase, dict[str, bytes]()
-    told, failed, lost = dict(session.told), dict(session.failed), {**session.lost, **replies.failed}
+    told, failed, lost = dict(session.told), dict(session.failed), dict(replies.failed)
     for site, reply in replies.records.items():
         try:
             check_reply(reply, turn.common.header._replace(phase=phase))
@@ -178,10 +178,17 @@ def _advanced(turn: Turn, session: Session, replies: Replies) -> Session:
         except FederationError as error:
             messages.pop(site, None)
             lost[site] = str(error)
-    protocol, refused = server.advance(session.protocol, messages.items())
-    for site, reason in {**replies.failed, **refused}.items():
-        log.warning("round %d, %s, site %s: %s", turn.common.header.round, phase, site, reason)
-    return Session(session.attempt, protocol, told, failed, {**lost, **refused})
+    try:
+        protocol, refused = server.advance(session.protocol, messages.items())
+    except QuorumError as error:
+        raise QuorumError(f"{error} ({_reasons(lost)})") from error
+    for site, reason in {**lost, **refused}.items():
+        log.info("round %d, %s, site %s: %s", turn.common.header.round, phase, site, reason)
+    return Session(session.attempt, protocol, told, failed, {**session.lost, **lost, **refused})
+
+
+def _reasons(lost: dict[str, str]) -> str:
+    return "; ".join(sorted(set(lost.values()))[:5])
 
 
 def _message(reply: Record) -> bytes:
@@ -210,8 +217,7 @@ def _counted(session: Session) -> Collection[str]:
 def _require(session: Session, need: int) -> None:
     clients = sum(len(session.told[site]) for site in _counted(session))
     if clients < need:
-        reasons = "; ".join(sorted({*session.failed.values(), *session.lost.values()})[:5])
-        raise QuorumError(f"{clients} clients are left where {need} are needed ({reasons}): no sum was made")
+        raise QuorumError(f"{clients} clients are left where {need} are needed ({_reasons({**session.failed, **session.lost})}): no sum was made")
 
 
 def _gathered(drawn: Cohort, session: Session, found: Aggregate) -> Gathered:

@@ -11,7 +11,11 @@ The guarantee is for a client: whether it takes part at all, with everything tha
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -88,7 +92,20 @@ def _epsilon(plan: Plan, rounds: int, delta: float) -> float:
     relation = library.NeighboringRelation.REPLACE_ONE if plan.sampling == "fixed" else library.NeighboringRelation.ADD_OR_REMOVE_ONE
     accountants = {"pld": library.pld.PLDAccountant, "rdp": library.rdp.RdpAccountant}
     accountant = accountants[plan.accountant](neighboring_relation=relation)
-    return float(accountant.compose(event(plan), rounds).get_epsilon(delta))
+    with _quietly():
+        return float(accountant.compose(event(plan), rounds).get_epsilon(delta))
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without dp-accounting's warnings of orders that it leaves out where their series does not converge: the bound by the others holds."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def event(plan: Plan) -> Any:
@@ -118,15 +135,26 @@ def noise_multiplier_for(plan: Plan, target: float, rounds: int, delta: float) -
     def costs(multiplier: float) -> float:
         return epsilon(replace(plan, noise_multiplier=multiplier), rounds, delta)
 
-    low, high = 0.01, 1.0
+    low = high = 1.0
     while costs(high) > target:
         low, high = high, 2.0 * high
         if high > 1e4:
             raise ConfigError(f"no noise brings {rounds} rounds to epsilon {target} at delta {delta}: allow a larger epsilon, or a coarser beta")
+    while costs(low) <= target and low > 0.01:
+        low, high = low / 2.0, low
     while high > low * 1.001:
-        middle = (low * high) ** 0.5
+        middle = _between(low, high, costs(low) / target, target / max(costs(high), 1e-300))
         low, high = (middle, high) if costs(middle) > target else (low, middle)
     return high
+
+
+def _between(low: float, high: float, above: float, below: float) -> float:
+    """Where a power law through both ends, whose costs are so many times too much and too little, meets the target; kept off the ends.
+
+    Costs are nearly a power law, and each takes seconds to compute.
+    """
+    share = math.log(above) / (math.log(above) + math.log(below)) if 1.0 < above < math.inf else 0.5
+    return float(min(max(low * (high / low) ** share, low * 1.0005), high / 1.0005))
 
 
 def affordable_rounds(plan: Plan, budget: float, delta: float, most: int) -> int:

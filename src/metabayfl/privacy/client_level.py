@@ -54,7 +54,7 @@ def start(options: PrivacyOptions) -> Tree:
 
 def _central(options: PrivacyOptions, plan: Plan) -> Guard:
     """Fixed clipping and Gaussian noise of deviation ``z S / n`` on the mean (McMahan et al. 2018, Algorithm 1)."""
-    deviation = plan.noise_multiplier * sensitivity(options.clip) / plan.cohort
+    deviation = loudness(options, plan) * sensitivity(options.clip) / plan.cohort
 
     def client(state: Tree, message: Message, key: Key) -> Message:
         return _bounded(message, lambda update: _clipped(update, options.clip), {})
@@ -67,8 +67,7 @@ def _central(options: PrivacyOptions, plan: Plan) -> Guard:
 
 def _adaptive(options: PrivacyOptions, plan: Plan) -> Guard:
     """The bound follows a quantile of the clients' norms (Andrew et al. 2021, Algorithm 1); the state is ``{"clip": ()}``."""
-    deviation = options.indicator_noise or max(plan.cohort / 20.0, plan.noise_multiplier)
-    multiplier = update_multiplier(plan.noise_multiplier, deviation)
+    deviation, multiplier = _counting_noise(options, plan), loudness(options, plan)
 
     def client(state: Tree, message: Message, key: Key) -> Message:
         shifted = (message.weight > 0) * (below(message.update, state["clip"]) - 0.5)  # so shifted, a client moves the sum by 1/2 at most
@@ -104,6 +103,21 @@ def _distributed(options: PrivacyOptions, plan: Plan, noise_by: str) -> Guard:
         return state, _noised(aggregate, plan, lambda shape: _summed_shares(options, words, variance, shares, shape) * (step / plan.cohort))
 
     return Guard(NAME, lambda meta: start(options), client, server)
+
+
+def loudness(options: PrivacyOptions, plan: Plan) -> float:
+    """The deviation of the noise on each number of the sum over the bound, when all who were planned answer.
+
+    It is the plan's noise multiplier, and more where bounds adapt, since counting costs a part of the budget, and where the noise comes from the
+    clients, since that of some is not counted on.
+    """
+    if options.quantile:
+        return update_multiplier(plan.noise_multiplier, _counting_noise(options, plan))
+    return plan.noise_multiplier * math.sqrt(1.0 if plan.grid is None else plan.cohort / plan.grid.shares)
+
+
+def _counting_noise(options: PrivacyOptions, plan: Plan) -> float:
+    return options.indicator_noise or max(plan.cohort / 20.0, plan.noise_multiplier)
 
 
 def noise_share(options: PrivacyOptions, plan: Plan, words: Words) -> NDArray[np.int64]:
