@@ -165,6 +165,20 @@ def test_a_link_that_does_not_answer_is_waited_for_and_no_longer(tmp_path: Path,
     assert time.monotonic() - began < 60
 
 
+def test_a_link_that_goes_down_while_it_takes_a_run_is_waited_for(
+    tmp_path: Path, make_job: MakeJob, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, answers, up = make_job(), ["connection refused", '{"run-id": "9"}'], [True, False, False, True]
+    monkeypatch.setattr(operating, "reachable", lambda folder: up.pop(0))
+    monkeypatch.setattr(operating, "call", lambda command: subprocess.CompletedProcess(command.words, 0, answers.pop(0), ""))
+    assert operating.submit(Watch(tmp_path, job, 60.0)) == "9"
+    assert storage.read_json(job.out / "run.json") == {"run": "9"}
+    monkeypatch.setattr(operating, "reachable", lambda folder: True)
+    monkeypatch.setattr(operating, "call", lambda command: subprocess.CompletedProcess(command.words, 1, '{"success": false}', "no such app"))
+    with pytest.raises(FederationError, match=r"did not take the run: .*no such app"):
+        operating.submit(Watch(tmp_path, job, 60.0))
+
+
 def test_a_command_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operating, "CALL", 0.2)
     with pytest.raises(FederationError, match="took more than"):

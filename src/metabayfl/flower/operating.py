@@ -21,7 +21,7 @@ from metabayfl.flower.coordinator import PLAN, STATUS, Job
 
 JOB, RUN = "job.json", "run.json"
 
-CALL, START, LOOK, STOP = 60.0, 180.0, 1.0, 30.0
+CALL, START, LOOK, STOP = 120.0, 180.0, 1.0, 30.0
 """Seconds that one of Flower's commands has; until the app must be at work; between two looks; until it must have stopped."""
 
 KILLS = 5
@@ -93,18 +93,24 @@ def submit(watch: Watch, killed: str = "") -> str:
     """
     out, end = watch.job.out, time.monotonic() + watch.patience
     storage.write_json(out / STATUS, {"stage": "submitted"})
+    while True:
+        _await_link(watch, end)
+        if killed:
+            call(commands.stop(watch.folder, killed, os.environ))
+        ended = call(commands.submit(watch.folder, out / JOB, os.environ))
+        number = run_number(ended.stdout)
+        if number:
+            storage.write_json(out / RUN, {"run": number})
+            return number
+        if reachable(watch.folder):  # else it went down in between, and is waited for again
+            raise FederationError(f"the link did not take the run: {' '.join((ended.stdout + ended.stderr).split())[-500:]}")
+
+
+def _await_link(watch: Watch, end: float) -> None:
     while not reachable(watch.folder):
         if time.monotonic() > end:
             raise FederationError(f"no link answers within {watch.patience:g} s: start it with  metabayfl federate server {watch.folder}")
         time.sleep(LOOK)
-    if killed:
-        call(commands.stop(watch.folder, killed, os.environ))
-    ended = call(commands.submit(watch.folder, out / JOB, os.environ))
-    number = run_number(ended.stdout)
-    if not number:
-        raise FederationError(f"the link did not take the run: {' '.join((ended.stdout + ended.stderr).split())[-500:]}")
-    storage.write_json(out / RUN, {"run": number})
-    return number
 
 
 def reachable(folder: Path) -> bool:
