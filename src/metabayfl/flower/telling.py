@@ -31,7 +31,7 @@ def told(out: Path) -> list[str]:
         ArtifactError: if there is no run.
     """
     now, working = status(out), lock.is_held(out)
-    ended = "" if working or now["stage"] in ("done", "stopped") else " (no process is at work on it: go on with --resume)"
+    ended = "" if working or now["stage"] in ("submitted", "done", "stopped") else " (no process is at work on it: go on with --resume)"
     rounds = [f"round {now['round']} of {now['rounds']}"] if "round" in now and "rounds" in now else []
     reason = [f"reason: {now['reason']}"] if now.get("reason") else []
     skipped = [f"skipped in this round: {name}: {why}" for name, why in sorted(now.get("skipped", {}).items())]
