@@ -185,7 +185,7 @@ def need_flower() -> None:
     """
     from importlib.util import find_spec
 
-    if find_spec("flwr") is None:
+    if find_spec("flwr") is None or find_spec("cryptography") is None:
         raise ConfigError("a federation of real sites needs Flower: install it with  pip install 'metabayfl[flower]'")
 
 
