@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import socket
 import ssl
 import stat
+import subprocess
 import threading
 from pathlib import Path
 
@@ -67,6 +69,7 @@ def test_private_keys_are_for_their_owner_alone_and_public_ones_for_all(folder: 
     assert {mode(folder / name) for name in private} == {0o600}
     assert all(b"PRIVATE" not in (folder / name).read_bytes() for name in public)
     assert sorted(path.name for path in (folder / "sites" / "basel").iterdir()) == ["ca.pem", "connection.json", "site.key"]
+    assert {mode(path) for path in (folder, *(folder / "sites" / site for site in SITES))} == {0o700}
     assert list(folder.parent.iterdir()) == [folder]
 
 
@@ -88,6 +91,16 @@ def test_a_site_knows_its_own_server_and_no_other(folder: Path, tmp_path: Path) 
         starting.answers(tmp_path / "other" / "sites" / "basel", here)
     server.close()
     assert not starting.answers(folder / "sites" / "basel", here)
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
+def test_a_keys_fingerprint_is_the_one_that_ssh_shows(folder: Path) -> None:
+    for site in SITES:
+        shown = subprocess.run(["ssh-keygen", "-l", "-f", folder / "keys" / f"{site}.pub"], capture_output=True, text=True, check=True, timeout=60)
+        assert starting.fingerprint(folder / "sites" / site / "site.key") in shown.stdout
+    (folder / "sites" / "bern" / "site.key").write_text("no key")
+    with pytest.raises(ConfigError, match="holds no private key"):
+        starting.fingerprint(folder / "sites" / "bern" / "site.key")
 
 
 def test_a_certificate_holds_for_the_host_and_for_this_machine_and_for_nothing_else(tmp_path: Path) -> None:
@@ -211,6 +224,7 @@ def test_half_an_app_from_before_a_kill_is_taken_away(folder: Path, tmp_path: Pa
     (own / "flower" / "apps" / "half").mkdir(parents=True)
     command, notes = starting.node(own, data, "", insecure=False)
     assert not (own / "flower" / "apps").exists()
-    assert "goes on trying" in notes[0]
+    assert starting.fingerprint(own / "site.key") in notes[0]
+    assert "goes on trying" in notes[1]
     assert command.words[0] == "flower-supernode"
     assert os.environ.items() <= {**command.environment, "PATH": os.environ["PATH"]}.items()

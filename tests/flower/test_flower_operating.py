@@ -79,6 +79,25 @@ def test_a_run_that_stopped_says_why(tmp_path: Path, quick: None) -> None:
         list(operating.follow(tmp_path))
 
 
+def test_a_run_that_was_interrupted_is_no_run_that_gave_up(tmp_path: Path, quick: None) -> None:
+    write(tmp_path, "stopped", reason="SystemExit", interrupted=True)
+    with pytest.raises(KilledError):
+        list(operating.follow(tmp_path))
+
+
+def test_whoever_resumes_a_run_that_is_at_work_only_follows_it(
+    make_job: MakeJob, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(".")
+    monkeypatch.setattr(lock, "is_held", lambda out: True)
+    monkeypatch.setattr(operating, "submit", lambda watch: pytest.fail("submitted again"))
+    storage.write_json(job.out / "run.json", {"run": "7"})
+    write(job.out, "training", round=2)
+    steps = operating.run(Watch(tmp_path, job, 1.0))
+    assert next(steps)["round"] == 2
+    steps.close()
+
+
 def test_a_run_that_never_begins_is_not_waited_for_without_end(tmp_path: Path, quick: None) -> None:
     write(tmp_path, "submitted")
     with pytest.raises(FederationError, match="its app did not begin"):
@@ -105,6 +124,7 @@ def test_an_app_that_was_killed_is_started_again_but_not_for_ever(
         yield operating.status(out)
         raise KilledError("killed")
 
+    monkeypatch.setattr(operating, "reachable", lambda folder: True)
     monkeypatch.setattr(operating, "submit", lambda watch: submitted.append(watch) or str(len(submitted)))
     monkeypatch.setattr(operating, "call", lambda command: calls.append(command.words))
     monkeypatch.setattr(operating, "follow", follow)
@@ -119,6 +139,7 @@ def test_ctrl_c_ends_the_run_at_the_link(tmp_path: Path, make_job: MakeJob, quic
     job = make_job()
     write(job.out, "training")
     monkeypatch.setattr(operating, "submit", lambda watch: "7")
+    monkeypatch.setattr(operating, "reachable", lambda folder: True)
     monkeypatch.setattr(operating, "call", lambda command: calls.append(command.words))
     steps = operating.run(Watch(tmp_path, job, 1.0))
     next(steps)

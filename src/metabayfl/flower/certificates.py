@@ -6,6 +6,7 @@ Sites know the server by the authority's certificate, the server knows sites by 
 from __future__ import annotations
 
 import datetime
+import importlib
 import ipaddress
 import os
 from collections.abc import Sequence
@@ -36,8 +37,6 @@ def crypto(module: str) -> Any:
     Raises:
         ConfigError: says what to install.
     """
-    import importlib
-
     try:
         return importlib.import_module(f"cryptography.{module}")
     except ImportError as error:

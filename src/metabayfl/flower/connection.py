@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import re
 import secrets
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metabayfl import storage
-from metabayfl.errors import ArtifactError, ConfigError, MetabayflError, StorageError
+from metabayfl.errors import ArtifactError, ConfigError, StorageError
 from metabayfl.flower import app_folder, certificates
 from metabayfl.flower.certificates import PRIVATE, PUBLIC, Pair
 from metabayfl.table import parse
@@ -113,6 +114,7 @@ def create(folder: Path, connection: Connection, days: int) -> None:
 
 
 def _fill(folder: Path, connection: Connection, days: int) -> None:
+    folder.mkdir(mode=0o700, parents=True)
     issuer = None if connection.insecure else certificates.authority(days + 30)
     if issuer is not None:
         _write_pair(folder, issuer, "ca.key", AUTHORITY)
@@ -128,6 +130,7 @@ def _fill(folder: Path, connection: Connection, days: int) -> None:
 
 def _fill_site(folder: Path, name: str, connection: Connection, issuer: Pair | None) -> None:
     home = folder / SITES / name
+    home.mkdir(mode=0o700, parents=True)  # later it holds what is made of the site's data
     if issuer is not None:
         pair = certificates.site()
         certificates.write_new(home / KEY, pair.private, PRIVATE)
@@ -183,9 +186,7 @@ def need_flower() -> None:
     Raises:
         ConfigError: says what to install.
     """
-    from importlib.util import find_spec
-
-    if find_spec("flwr") is None or find_spec("cryptography") is None:
+    if importlib.util.find_spec("flwr") is None or importlib.util.find_spec("cryptography") is None:
         raise ConfigError("a federation of real sites needs Flower: install it with  pip install 'metabayfl[flower]'")
 
 
@@ -193,10 +194,10 @@ def registered(folder: Path, connection: Connection) -> dict[str, Path]:
     """The public keys that may take part, by site.
 
     Raises:
-        MetabayflError: if one is missing.
+        ConfigError: if one is missing.
     """
     paths = {name: folder / KEYS / f"{name}.pub" for name in connection.sites}
     for name, path in paths.items():
         if not path.is_file():
-            raise MetabayflError(f"there is no public key {path} of site {name!r}: put it there, or take the site out of {CONNECTION}")
+            raise ConfigError(f"there is no public key {path} of site {name!r}: put it there, or take the site out of {CONNECTION}")
     return paths

@@ -105,7 +105,7 @@ def federate(job: Job, transport: Transport) -> Generator[tuple[TrainState, Info
     try:
         outcome = yield from _federate(job, transport)
     except BaseException as error:
-        _status(job, "stopped", reason=str(error) or type(error).__name__)
+        _status(job, "stopped", reason=str(error) or type(error).__name__, interrupted=not isinstance(error, Exception))
         raise
     _status(job, "done", delivered=outcome.delivered, failed=outcome.failed, rounds=outcome.rounds)
     return outcome

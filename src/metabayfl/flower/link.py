@@ -93,7 +93,7 @@ def _register(folder: Path, ready: threading.Event) -> None:
         connection = connections.read(folder, insecure="--insecure" in sys.argv)
         if not connection.insecure:
             _register_all(folder, connection)
-    except MetabayflError as error:
+    except (MetabayflError, OSError, subprocess.TimeoutExpired) as error:
         log.error("the sites' keys could not be registered: %s", error)
         os._exit(1)
     ready.set()

@@ -17,7 +17,7 @@ from metabayfl import storage
 from metabayfl.errors import ArtifactError, FederationError
 from metabayfl.flower import commands, jobs, lock
 from metabayfl.flower.commands import Command
-from metabayfl.flower.coordinator import PLAN, STATUS, Job
+from metabayfl.flower.coordinator import PLAN, STATUS, STRATEGY, Job
 from metabayfl.privacy import ledger
 
 JOB, RUN = "job.json", "run.json"
@@ -64,7 +64,7 @@ def run(watch: Watch) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """
     left, reached = KILLS, _round(watch.job.out)
     while True:
-        number = submit(watch)
+        number = _submitted(watch) if lock.is_held(watch.job.out) else submit(watch)
         try:
             return (yield from follow(watch.job.out))
         except KilledError as error:
@@ -78,15 +78,18 @@ def run(watch: Watch) -> Generator[dict[str, Any], None, dict[str, Any]]:
             raise
 
 
+def _submitted(watch: Watch) -> str:
+    """Flower's number of the run that is at work: only who followed it was gone."""
+    return str(storage.read_json(watch.job.out / RUN)["run"])
+
+
 def submit(watch: Watch) -> str:
     """Start the job's app; returns Flower's number of the run.
 
     Raises:
-        FederationError: if another run is at work there, or the link does not take it in time.
+        FederationError: if the link does not take it in time.
     """
     out, end = watch.job.out, time.monotonic() + watch.patience
-    if lock.is_held(out):
-        raise FederationError(f"another run is at work in {out}: wait for it or stop it, or choose another --out")
     storage.write_json(out / STATUS, {"stage": "submitted"})
     while not reachable(watch.folder):
         if time.monotonic() > end:
@@ -153,10 +156,10 @@ def follow(out: Path) -> Generator[dict[str, Any], None, dict[str, Any]]:
         seen, last = seen or working, now
         if not working and now["stage"] == "done":
             return now
-        if not working and now["stage"] == "stopped":
+        if not working and now["stage"] == "stopped" and not now.get("interrupted"):
             raise FederationError(f"{now.get('reason', 'the run stopped')} (go on with --resume)")
-        if seen and not working:
-            raise KilledError("the app on the server ended without a word: it was killed")
+        if not working and (seen or now["stage"] == "stopped"):
+            raise KilledError("the app on the server was killed")
         if not seen and time.monotonic() > end:
             raise FederationError(f"the link took the run, but its app did not begin within {START:g} s: see the link's log")
         time.sleep(LOOK)
@@ -177,9 +180,9 @@ def status(out: Path) -> dict[str, Any]:
 def finished(out: Path, last: dict[str, Any]) -> str:
     """One line on a run that is done."""
     have, missing = last.get("delivered", []), last.get("failed", {})
-    size = (out / "strategy.safetensors").stat().st_size / 1000
+    path = out / STRATEGY
     late = "".join(f" · {site} has it not: {reason}" for site, reason in sorted(missing.items()))
-    return f"strategy {out / 'strategy.safetensors'} ({size:.1f} KB), {last.get('rounds', 0)} rounds · at {', '.join(have) or 'no site'}{late}"
+    return f"strategy {path} ({path.stat().st_size / 1000:.1f} KB), {last.get('rounds', 0)} rounds · at {', '.join(have) or 'no site'}{late}"
 
 
 def told(out: Path) -> list[str]:
@@ -212,8 +215,9 @@ def _round(out: Path) -> int:
 
 
 def _end(watch: Watch, number: str) -> None:
-    """Tell Flower that a run is over, and wait until its app has gone."""
-    call(commands.stop(watch.folder, number, os.environ))
+    """Tell Flower that a run is over, if the link is there to hear it, and wait until its app has gone."""
+    if reachable(watch.folder):
+        call(commands.stop(watch.folder, number, os.environ))
     end = time.monotonic() + STOP
     while lock.is_held(watch.job.out) and time.monotonic() < end:
         time.sleep(LOOK)
