@@ -161,7 +161,7 @@ def rounds(job: Job, setting: Setting, members: Members, state: TrainState) -> I
     run, options = setting.run, setting.run.options
     clients = len(registry.training(members.registry).ids)
     steps = private.guarded(pipeline.build(options), options, clients, state.server.meta)
-    permit = private.permit(job.out, options, clients, state.server.meta, identity(run))
+    permit = private.permit(job.out, options, clients, state.server.meta, identity(run), done=state.round)
     while run.algorithm.federated and goes_on(state, options) and permit(state.round):
         started = time.perf_counter()
         members.refresh(job.options.patience)
