@@ -167,7 +167,7 @@ def rounds(job: Job, setting: Setting, members: Members, state: TrainState) -> I
     clients = len(registry.training(members.registry).ids)
     steps = private.guarded(pipeline.build(options), options, clients, state.server.meta)
     stream = None if options.asynchronous is None else Stream(setting, members, job.options.patience, state)
-    permit = private.permit(job.out, options, clients, state.server.meta, identity(run))
+    permit = private.permit(job.out, options, clients, state.server.meta, identity(run), done=state.round)
     while run.algorithm.federated and goes_on(state, options) and permit(state.round):
         started = time.perf_counter()
         members.refresh(job.options.patience)
