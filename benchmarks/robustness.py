@@ -24,6 +24,9 @@ from metabayfl.engine.allocator import keep_freed_memory
 from metabayfl.evaluation import evaluate, summarise
 from metabayfl.study import Scored
 
+BAR = (0.02, 0.05)
+"""What a defence may lose against the undefended clean run: accuracy, and NLL in nats."""
+
 CONFIG, ALGORITHM = "fashion_mnist_dirichlet", "meta_bayfl"
 ATTACKS = [
     AttackOptions("sign_flip"),
@@ -62,17 +65,18 @@ def run(config: Config, seed: int, attacks: list[AttackOptions], defences: list[
 
 def table(found: list[dict[str, Any]]) -> list[str]:
     """Markdown: a line an attack and defence, figures averaged over seeds."""
-    lines = ["| attack | defence | accuracy % | lost | NLL | lost | ECE % | backdoor opens % |", "|---|---|---|---|---|---|---|---|"]
+    lines = ["| attack | defence | accuracy % | lost | NLL | lost | ECE % | backdoor opens % | bar |", "|---|---|---|---|---|---|---|---|---|"]
     clean = [one["runs"][0]["figures"] for one in found]
     for rows in zip(*(one["runs"] for one in found), strict=True):
         name = f"| {rows[0]['attack']} | {rows[0]['defence']} |"
         if any(row["died"] for row in rows):
-            lines.append(f"{name} training dies | | | | | |")
+            lines.append(f"{name} training dies | | | | | | no |")
             continue
         accuracy, nll, ece = (mean([row["figures"][key] for row in rows]) for key in ("accuracy", "nll", "ece"))
         lost = [mean([one["accuracy"] for one in clean]) - accuracy, nll - mean([one["nll"] for one in clean])]
         opens = f"{100 * mean([row['figures']['backdoor'] for row in rows]):.1f}" if "backdoor" in rows[0]["figures"] else ""
-        lines.append(f"{name} {100 * accuracy:.1f} | {100 * lost[0]:+.1f} | {nll:.3f} | {lost[1]:+.3f} | {100 * ece:.1f} | {opens} |")
+        met = "met" if lost[0] <= BAR[0] and lost[1] <= BAR[1] else "no"
+        lines.append(f"{name} {100 * accuracy:.1f} | {100 * lost[0]:+.1f} | {nll:.3f} | {lost[1]:+.3f} | {100 * ece:.1f} | {opens} | {met} |")
     return lines
 
 

@@ -25,6 +25,7 @@ READY = [
     "heart_disease",
     "loans",
     "mnist_by_writer",
+    "mnist_by_writer_private",
     "parkinsons",
     "sleepstudy",
     "uci_har",

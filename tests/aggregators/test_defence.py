@@ -155,6 +155,15 @@ def test_who_is_screened_for_size_cannot_make_others_look_alike() -> None:
     torch.testing.assert_close(numbers(found), MATRIX[[0, 1, 2, 5, 7]].mean(0))
 
 
+def test_a_comparison_that_would_leave_nobody_leaves_everybody() -> None:
+    """Each of three clients is far larger than the others in one leaf of its own."""
+    update = {name: torch.ones(3, 2) for name in "abc"}
+    for at, leaf in enumerate(update.values()):
+        leaf[at] *= 1e3
+    found = aggregate(build_combine(DefenceOptions(size_bound=3.0), uniform_mean()), Message(update, torch.ones(3), {}))
+    assert float(found.weight) == 3.0
+
+
 def test_screening_can_be_switched_off() -> None:
     spoilt = messages()
     spoilt.update["k"][0] = math.nan

@@ -11,6 +11,10 @@ from hospitals import HOSPITALS, MakeJob, job_in, write_sites
 
 pytest.importorskip("flwr", reason="Flower is not installed: pip install 'metabayfl[flower]'")
 
+from secure_bench import Bench, bench
+
+from metabayfl.artifact import load_strategy
+from metabayfl.data import Schema
 from metabayfl.flower.in_process import rehearse
 from metabayfl.flower.site_data import Site
 from tiny import patients
@@ -47,3 +51,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory, rows: pd.DataFrame) -> Path:
 def make_job(tmp_path: Path) -> MakeJob:
     """A job over the hospitals; time limits are in the still-standing time of the grid."""
     return partial(job_in, tmp_path)
+
+
+@pytest.fixture
+def schema(rehearsed: Path) -> Schema:
+    return Schema.from_json(load_strategy(rehearsed / "server" / "strategy.safetensors").schema)
+
+
+@pytest.fixture
+def on(tmp_path: Path, sites: list[Site], schema: Schema) -> Bench:
+    return bench(tmp_path, sites, schema)

@@ -102,3 +102,8 @@ def kept(on: Bench) -> ServerState:
 def seat(on: Bench, name: str) -> Seat:
     """What a site has on its disk."""
     return states.from_bytes(Seat, store.seat_path(on.sites[name].folder, on.experiment).read_bytes())
+
+
+def sealed(message: Record) -> bytes:
+    """The protocol's own message in a record."""
+    return message.arrays["message"].numpy().tobytes()

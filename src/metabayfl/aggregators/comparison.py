@@ -35,9 +35,9 @@ def sizes(messages: Message, counted: Tensor) -> Tensor:
 def against(messages: Message, counted: Tensor) -> Tensor:
     """How far each message reaches against the mean of the others: its size times its cosine with that, turned round; ``(C,)``.
 
-    Honest messages that are unlike the others are turned a little, or are turned and small; leaving them out costs more than it saves. In a training
-    on Fashion-MNIST over Dirichlet clients, of which a fifth turned their messages round, 0.4 was exceeded in the first 30 rounds by no honest client
-    and by 70 % of the hostile ones, and in the last hundred by 6 and 16 %.
+    Honest messages that are unlike the others are turned a little, and leaving them out costs what they know. In a training on Fashion-MNIST over
+    Dirichlet clients, of which a fifth turned their messages round, a size above 3 or a reach above 0.4 left out 0.4 % of the honest messages and
+    69 % of the hostile ones in the first 30 rounds, 1 and 36 % in the next 70, and 6 and 23 % in the last hundred.
 
     Args:
         messages: a stack of the whole cohort, leading axis ``C``, finite.

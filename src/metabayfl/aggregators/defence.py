@@ -150,9 +150,11 @@ def _screened(options: DefenceOptions, messages: Message) -> Message:
     out = screening.faulty(messages, options.max_examples)
     kept = screening.screen(messages, out)
     for test in _tests(options):
-        if (counted := kept.weight > 0).any():  # each test leaves somebody, and the next one does not see whom it took out
-            out = out | test(kept, counted)
-            kept = screening.screen(kept, out)
+        counted = kept.weight > 0
+        found = test(kept, counted) if counted.any() else out
+        if (counted & ~found).any():  # where a comparison leaves nobody, it says nothing
+            out = out | found
+            kept = screening.screen(kept, out)  # the next one does not see whom this one took out
     return kept._replace(metrics={**kept.metrics, "screened": out.to(messages.weight.dtype)})
 
 

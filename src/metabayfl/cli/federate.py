@@ -1,4 +1,7 @@
-"""``metabayfl federate``: a real federation over Flower. Every command reads its arguments, calls the library, and shows what came of it."""
+"""``metabayfl federate``: a real federation over Flower. Every command reads its arguments, calls the library, and shows what came of it.
+
+What needs an extra is imported where it is used, so that the other commands work without Flower.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from metabayfl import config as configs
 from metabayfl.flower import connection as connections
-from metabayfl.flower import founding, operating, starting, telling
+from metabayfl.flower import founding, starting
 from metabayfl.flower.connection import Connection
-from metabayfl.flower.coordinator import Job, Options
 from metabayfl.flower.network import Patience
 from metabayfl.flower.plan import plan
 
@@ -86,6 +88,9 @@ def run(
 ) -> None:
     """Train over the sites, follow it, and hand every site the strategy; Ctrl-C stops it so that --resume goes on."""
     connections.need_flower()
+    from metabayfl.flower import operating, telling
+    from metabayfl.flower.coordinator import Job, Options
+
     connection = connections.read(folder, insecure=insecure)
     agreed = plan(configs.read(config), algorithm, seed, test_share)
     job = Job(agreed, out, Options(sites or len(connection.sites), quorum, patience=Patience(join, reply, grace, resend)))
@@ -100,6 +105,9 @@ def run(
 @app.command("status")
 def status(out: Annotated[Path, typer.Argument(metavar="OUT", help="What federate run writes to.")]) -> None:
     """Say where a run is: its stage and round, who was skipped and why, and who has the strategy."""
+    connections.need_flower()
+    from metabayfl.flower import telling
+
     for line in telling.told(out):
         _say(line)
 

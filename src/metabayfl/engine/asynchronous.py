@@ -81,7 +81,7 @@ def begin(options: AsynchronousOptions | None, meta: Tree) -> Tree:
     """Nobody at work; ``{}`` where the server works in rounds."""
     if options is None:
         return {}
-    return _saved(np.empty(0, FLIGHT), 0.0, options.concurrency, {str(slot): meta for slot in range(options.max_staleness + 1)})
+    return saved(np.empty(0, FLIGHT), 0.0, options.concurrency, {str(slot): meta for slot in range(options.max_staleness + 1)})
 
 
 def publish(state: Tree, version: int, meta: Tree) -> Tree:
@@ -106,14 +106,14 @@ def fill(options: AsynchronousOptions, people: Population, state: Tree, seed: in
     Raises:
         MetabayflError: if no message of use comes any more.
     """
-    flights, clock = _restored(state), float(state["clock"])
+    flights, clock = restored(state), float(state["clock"])
     hour, there = -1, np.empty(0, np.bool_)
     buffered, sampled, lost, wave, fruitless = np.empty(0, FLIGHT), 0, 0, 0, 0
     while len(buffered) < options.buffer:
         if math.floor(clock) > hour:
             hour = math.floor(clock)
             there = population.present(people, hour)
-        rng, own = _randomness(seed, version, wave, key)
+        rng, own = randomness(seed, version, wave, key)
         asked = _choose(people, there, flights, options.concurrency - len(flights), rng)
         flights = np.concatenate([flights, _depart(people, asked, own, version, clock)])
         clock = _next_event(flights, clock, idle=len(flights) < options.concurrency)
@@ -124,10 +124,10 @@ def fill(options: AsynchronousOptions, people: Population, state: Tree, seed: in
             raise MetabayflError(f"no message of use in {FRUITLESS} events, at virtual time {clock:.0f}: raise low, deadline or max_staleness")
     stale = version - buffered["version"]
     turnout = Turnout(len(stale), int(there.sum()), sampled, lost, clock - float(state["clock"]), float(stale.mean()))
-    return _saved(flights, clock, options.concurrency, state["strategies"]), _groups(options, people, state, buffered, stale), turnout
+    return saved(flights, clock, options.concurrency, state["strategies"]), _groups(options, people, state, buffered, stale), turnout
 
 
-def _randomness(seed: int, version: int, wave: int, key: Key) -> tuple[np.random.Generator, Key]:
+def randomness(seed: int, version: int, wave: int, key: Key) -> tuple[np.random.Generator, Key]:
     """For the first clients of a version what a round has, so that clients of one speed give the numbers of rounds."""
     if not wave:
         return np.random.default_rng([seed, version]), key
@@ -172,17 +172,23 @@ def _groups(options: AsynchronousOptions, people: Population, state: Tree, buffe
     groups = []
     for steps in np.unique(stale):
         own = buffered[stale == steps]
-        meta = state["strategies"][_slot(state, int(own["version"][0]))]
+        meta = strategy_of(state, int(own["version"][0]))
         scale = staleness_weight(options.exponent, int(steps))
         groups += population.groups(people, meta, own["position"], torch.from_numpy(own["key"].copy()), scale)
     return groups
+
+
+def strategy_of(state: Tree, version: int) -> Tree:
+    """The strategy of one of the last ``max_staleness + 1`` versions."""
+    meta: Tree = state["strategies"][_slot(state, version)]
+    return meta
 
 
 def _slot(state: Tree, version: int) -> str:
     return str(version % len(state["strategies"]))
 
 
-def _saved(flights: Flights, clock: float, places: int, strategies: Tree) -> Tree:
+def saved(flights: Flights, clock: float, places: int, strategies: Tree) -> Tree:
     """As tensors of fixed shape, by column: position -1 is an empty place."""
     padded = np.zeros(places, FLIGHT)
     padded["position"] = -1
@@ -191,8 +197,8 @@ def _saved(flights: Flights, clock: float, places: int, strategies: Tree) -> Tre
     return {"clock": torch.tensor(clock, dtype=torch.float64), **columns, "strategies": strategies}
 
 
-def _restored(state: Tree) -> Flights:
-    """The inverse of :func:`_saved`."""
+def restored(state: Tree) -> Flights:
+    """The inverse of :func:`saved`."""
     padded = np.empty(len(state["position"]), FLIGHT)
     for name in COLUMNS:
         padded[name] = state[name].cpu().numpy()

@@ -49,7 +49,9 @@ def run(
         StorageError: if a checkpoint cannot be written; the one before it stays.
     """
     start = restore(directory, algorithm, options, seed, identity)
-    permit = private.permit(directory, options, len(federation.train.ids), start.server.meta, identity) if algorithm.federated else private.always
+    permit: private.Permit = private.always
+    if algorithm.federated:
+        permit = private.permit(directory, options, len(federation.train.ids), start.server.meta, identity, done=start.round)
     steps = rounds(algorithm, federation, options, seed, start, permit)
     yield from record(directory, start, steps, private.checkpoint_every(options), identity)
 

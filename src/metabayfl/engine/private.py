@@ -15,7 +15,7 @@ from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.pipeline import Pipeline
 from metabayfl.engine.population import Turnout
 from metabayfl.engine.secure import Noise, Secure
-from metabayfl.errors import PrivacyError
+from metabayfl.errors import ArtifactError, PrivacyError
 from metabayfl.privacy import client_level, ledger, options, words
 from metabayfl.privacy.accounting import Plan
 from metabayfl.privacy.clipping import sensitivity
@@ -104,7 +104,7 @@ def always(number: int) -> bool:
     return True
 
 
-def permit(directory: Path, train: TrainOptions, clients: int, meta: Tree, identity: str) -> Permit:
+def permit(directory: Path, train: TrainOptions, clients: int, meta: Tree, identity: str, *, done: int) -> Permit:
     """A permit that books every round in the directory's ledger before it runs, and refuses the first that the budget does not bear.
 
     Args:
@@ -113,13 +113,16 @@ def permit(directory: Path, train: TrainOptions, clients: int, meta: Tree, ident
         clients: training clients.
         meta: the strategy, for its size.
         identity: of the run.
+        done: rounds that the run's checkpoint already holds.
 
     Raises:
-        ArtifactError: if the ledger found was altered or belongs to another run.
+        ArtifactError: if the ledger found was altered or belongs to another run, or there is none though rounds were done.
     """
     if train.privacy is None:
         return always
     wanted, path = train.privacy, directory / ledger.LEDGER
+    if done and not path.exists():
+        raise ArtifactError(f"{done} rounds were done, and there is no {path}: restore it; what was spent is not known without it")
     book = ledger.begin(
         path,
         plan(train, clients, meta),

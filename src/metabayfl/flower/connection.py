@@ -118,7 +118,7 @@ def need_flower() -> None:
     Raises:
         ConfigError: says what to install.
     """
-    if importlib.util.find_spec("flwr") is None:
+    if importlib.util.find_spec("flwr") is None or importlib.util.find_spec("cryptography") is None:
         raise ConfigError("a federation of real sites needs Flower: install it with  pip install 'metabayfl[flower]'")
 
 

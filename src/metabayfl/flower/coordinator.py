@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from metabayfl import storage
 from metabayfl.artifact import Strategy
+from metabayfl.engine import asynchronous, pipeline, private
 from metabayfl.engine import job as engine_job
-from metabayfl.engine import pipeline, private
 from metabayfl.engine.pipeline import Pipeline
 from metabayfl.engine.rounds import TrainState, goes_on, judged, looks, mean_loss, require_finite, round_key, server_step, unjudged
 from metabayfl.errors import ArtifactError, ConfigError, FederationError
@@ -32,6 +32,7 @@ from metabayfl.flower.records import Header, record
 from metabayfl.flower.registry import Registry
 from metabayfl.flower.round import Gathered, Round, Setting
 from metabayfl.flower.round_secure import Secret
+from metabayfl.flower.stream import Stream
 from metabayfl.study import identity, versions
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Info(NamedTuple):
     screened: int  # messages that a defence left out
     clipped: int  # updates that were cut to the public range of secure aggregation
     skipped: dict[str, str]  # clients without a message, and why; under privacy in the server's log alone
+    staleness: float = 0.0  # mean number of the server's steps that messages were behind
 
 
 class Outcome(NamedTuple):
@@ -164,14 +166,19 @@ def rounds(job: Job, setting: Setting, members: Members, state: TrainState) -> I
     run, options = setting.run, setting.run.options
     clients = len(registry.training(members.registry).ids)
     steps = private.guarded(pipeline.build(options), options, clients, state.server.meta)
-    permit = private.permit(job.out, options, clients, state.server.meta, identity(run))
+    stream = None if options.asynchronous is None else Stream(setting, members, job.options.patience, state)
+    permit = private.permit(job.out, options, clients, state.server.meta, identity(run), done=state.round)
     while run.algorithm.federated and goes_on(state, options) and permit(state.round):
         started = time.perf_counter()
         members.refresh(job.options.patience)
         registry.save(job.out / REGISTRY, members.registry)
-        phases = _phases(job, setting, steps, members.registry, state, clients)
-        gathered = one_round.drive(phases, lambda ask: members.exchange(ask, job.options.patience))
+        if stream is None:
+            phases = _phases(job, setting, steps, members.registry, state, clients)
+            gathered = one_round.drive(phases, lambda ask: members.exchange(ask, job.options.patience))
+        else:
+            gathered, state = stream.buffer(steps, state)
         state = server_step(run.algorithm, steps, state, gathered.aggregate, round_key(run.seed, state.round))
+        state = state if stream is None else state._replace(flights=asynchronous.publish(state.flights, state.round, state.server.meta))
         state, validation, unseen = _judge(job, setting, members, state)
         yield state, _info(setting, state, gathered, validation, time.perf_counter() - started, {**gathered.skipped, **unseen})
         round_secure.forget(job.out)
@@ -193,7 +200,7 @@ def _info(setting: Setting, state: TrainState, gathered: Gathered, validation: f
     screened, clipped = (int(aggregate.metrics.get(name, 0)) for name in ("screened", "clipped"))
     secret = setting.run.options.privacy is not None
     clients = setting.run.options.cohort if secret else gathered.clients
-    return Info(state.round, loss, examples, clients, validation, seconds, screened, clipped, {} if secret else skipped)
+    return Info(state.round, loss, examples, clients, validation, seconds, screened, clipped, {} if secret else skipped, gathered.staleness)
 
 
 def _judge(job: Job, setting: Setting, members: Members, state: TrainState) -> tuple[TrainState, float | None, dict[str, str]]:

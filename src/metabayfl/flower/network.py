@@ -95,7 +95,7 @@ Places = Callable[[], Mapping[str, int]]
 
 
 @dataclass
-class _Line:
+class Line:
     """One request on its way."""
 
     request: Record
@@ -118,7 +118,7 @@ def exchange(transport: Transport, requests: Requests, places: Places, patience:
     Returns:
         Replies, and the reason for each one that is missing.
     """
-    lines, records = {name: _Line(request) for name, request in requests.items()}, dict[str, Record]()
+    lines, records = {name: Line(request) for name, request in requests.items()}, dict[str, Record]()
     start = alone = transport.now()
     while waiting := {name for name, line in lines.items() if name not in records and line.failures < patience.tries}:
         here = {name: place for name, place in places().items() if name in waiting}
@@ -126,28 +126,39 @@ def exchange(transport: Transport, requests: Requests, places: Places, patience:
         alone = now if here else alone
         if now >= start + patience.reply or (enough(records) and now >= alone + patience.grace):
             break
-        _send(transport, lines, here, patience, start + patience.reply - now)
-        if not _gather(transport, lines, records):
+        send_due(transport, lines, here, patience, start + patience.reply - now)
+        if not gather(transport, lines, records):
             transport.sleep(min(patience.poll, start + patience.reply - now))
-    return Replies(records, {name: _why(line, patience) for name, line in lines.items() if name not in records})
+    return Replies(records, {name: why(line, patience) for name, line in lines.items() if name not in records})
 
 
-def _send(transport: Transport, lines: dict[str, _Line], here: Mapping[str, int], patience: Patience, left: float) -> None:
+def send_due(transport: Transport, lines: dict[str, Line], here: Mapping[str, int], patience: Patience, left: float) -> None:
+    """Send what was not sent yet, and again where there was silence for long.
+
+    Args:
+        transport: what carries requests.
+        lines: by name.
+        here: addresses by name; several names may have one.
+        patience: how long to wait before a request is sent again.
+        left: seconds that a request is worth.
+    """
     now = transport.now()
-    due = {place: lines[name] for name, place in here.items() if _is_due(lines[name], now, patience)}
-    if not due:
-        return
-    tickets = transport.send({place: line.request for place, line in due.items()}, left)
-    for place, line in due.items():
-        line.sent = now
-        line.tickets |= {tickets[place]} if place in tickets else set()
+    due = [(place, lines[name]) for name, place in here.items() if is_due(lines[name], now, patience)]
+    while due:
+        batch = dict(reversed(due))  # the first of each address
+        tickets = transport.send({place: line.request for place, line in batch.items()}, left)
+        for place, line in batch.items():
+            line.sent = now
+            line.tickets |= {tickets[place]} if place in tickets else set()
+        due = [(place, line) for place, line in due if line is not batch[place]]
 
 
-def _is_due(line: _Line, now: float, patience: Patience) -> bool:
+def is_due(line: Line, now: float, patience: Patience) -> bool:
+    """Whether a request is to be sent now."""
     return line.sent is None or now - line.sent >= patience.resend
 
 
-def _gather(transport: Transport, lines: dict[str, _Line], records: dict[str, Record]) -> bool:
+def gather(transport: Transport, lines: dict[str, Line], records: dict[str, Record]) -> bool:
     """Take in what has come; returns whether anything has."""
     owner = {ticket: name for name, line in lines.items() if name not in records for ticket in line.tickets}
     found = transport.receive(owner) if owner else {}
@@ -162,7 +173,8 @@ def _gather(transport: Transport, lines: dict[str, _Line], records: dict[str, Re
     return bool(found)
 
 
-def _why(line: _Line, patience: Patience) -> str:
+def why(line: Line, patience: Patience) -> str:
+    """The reason for a reply that is missing."""
     if line.sent is None and not line.reason:
         return "it was not connected"
     return line.reason or f"no reply within {patience.reply:g} s"

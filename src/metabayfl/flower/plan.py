@@ -58,7 +58,7 @@ def check(options: DataOptions, train: TrainOptions) -> None:
         raise ConfigError(
             "data.flag_use is 'heldout', but a federation holds out clients by name: set it to 'exclude' or 'only', and name them in heldout_ids"
         )
-    simulated = {"attack": train.attack, "asynchronous": train.asynchronous, "population": train.population != PopulationOptions()}
+    simulated = {"attack": train.attack, "population": train.population != PopulationOptions()}
     for name, given in simulated.items():
         if given:
             raise ConfigError(f"train.{name} is for simulation: leave it out where clients are real")

@@ -53,6 +53,7 @@ class Gathered(NamedTuple):
     aggregate: Aggregate
     clients: int  # whose messages are in it
     skipped: dict[str, str]  # the cohort's others, and why
+    staleness: float = 0.0  # mean number of the server's steps that messages were behind
 
 
 Round: TypeAlias = Generator[Ask, Replies, Gathered]

@@ -75,7 +75,7 @@ class Kept(NamedTuple):
     session: Session
 
 
-Summing: TypeAlias = Generator[Ask, Replies, tuple[Session, Tree]]
+Summing: TypeAlias = Generator[Ask, Replies, Session]
 
 
 def in_secret(secret: Secret, registry: Registry, state: TrainState) -> Round:
@@ -94,8 +94,8 @@ def in_secret(secret: Secret, registry: Registry, state: TrainState) -> Round:
     place, centre = (0, None) if kept is None else (kept.place, kept.centre)
     while True:
         turn = _turn(secret, state, drawn, first, place, centre)
-        session, total = yield from _sum(secret, state, turn, None if kept is None else kept.session)
-        found = turn.steps.combine.finish(total)
+        session = yield from _sum(secret, state, turn, None if kept is None else kept.session)
+        found = turn.steps.combine.finish(_decoded(secret, turn, session))
         place, centre, kept = place + 1, found.update, None
         if place == first.combine.passes:
             return _gathered(drawn, session, found)
@@ -148,7 +148,17 @@ def _session(secret: Secret, state: TrainState, turn: Turn, session: Session) ->
         session = _advanced(turn, session, replies)
         _require(session, need)
     _keep(secret, state, turn, session)
-    return session, fixed_point.decode(turn.how, server.result(session.protocol).total, turn.like)
+    return session
+
+
+def _decoded(secret: Secret, turn: Turn, session: Session) -> Tree:
+    try:
+        return fixed_point.decode(turn.how, server.result(session.protocol).total, turn.like)
+    except ArtifactError as error:  # no new session: a second sum of the same round might tell a site from the others
+        forget(secret.out)
+        raise FederationError(
+            f"round {turn.common.header.round + 1} came to nothing: {error}; ask the sites {', '.join(_counted(session))}"
+        ) from error
 
 
 def _requests(secret: Secret, turn: Turn, session: Session) -> Requests:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from metabayfl.config import train_options
 from metabayfl.data.fit import deviations, survey
 from metabayfl.engine.rounds import validation_key
 from metabayfl.errors import DataError, FederationError, MetabayflError, SchemaError, StorageError
@@ -44,13 +45,19 @@ def _answer(site: Site, request: Record) -> Record:
     if request.header.phase in SECURE:
         return site_secure.answer(site, request, lambda: _asked(site, agreed, request))
     digest = records.digest(request)
-    kept = store.kept_reply(site.folder, request.header, digest) if request.header.phase in _KEPT else None
+    kept = store.kept_reply(site.folder, request.header, digest, _behind(agreed)) if request.header.phase in _KEPT else None
     if kept is not None:
         return kept
     reply = _ANSWERS[request.header.phase](_asked(site, agreed, request))
     if request.header.phase in _KEPT:
         store.keep_reply(site.folder, digest, reply)
     return reply
+
+
+def _behind(agreed: Plan) -> int:
+    """How much older than the newest a request may be: a server that was killed may have lost a round, and one without rounds repeats older ones."""
+    options = train_options(agreed.config, agreed.algorithm).asynchronous
+    return 1 if options is None else options.max_staleness + 1
 
 
 def _asked(site: Site, agreed: Plan, request: Record) -> Asked:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metabayfl import random, tree_file
-from metabayfl.engine import cohort, tasks
+from metabayfl.engine import asynchronous, cohort, tasks
 from metabayfl.engine.rounds import round_key
 from metabayfl.errors import ArtifactError, FederationError
 from metabayfl.flower import store
@@ -18,7 +18,7 @@ from metabayfl.flower.plan import Plan, prepared
 from metabayfl.flower.records import Record, as_array, record
 from metabayfl.flower.site_data import Local, Site, encoded
 from metabayfl.study import Run
-from metabayfl.types import Message, Tree
+from metabayfl.types import Key, Message, Tree
 
 log = logging.getLogger(__name__)
 
@@ -107,17 +107,26 @@ def finite_message(asked: Asked, run: Run, meta: Tree, name: str) -> tuple[Messa
 
     Raises:
         ArtifactError: if a number of it is not finite.
+        FederationError: if the request is not one of this plan's.
     """
-    message, key = client_message(asked.local, run, meta, name, asked.request.header.round)
+    message, key = client_message(asked.local, run, meta, name, _key(asked, run))
     tree_file.require_finite({"update": message.update, "weight": message.weight}, f"the message of client {name!r}")
     return message, key
 
 
-def client_message(local: Local, run: Run, meta: Tree, name: str, number: int) -> tuple[Message, Tensor]:
-    """One client's message of a round, before it is encoded, and its key; the numbers are the engine's, one client at a time."""
+def _key(asked: Asked, run: Run) -> Key:
+    """What all randomness of the request comes from: its round, or those asked later for the same step of a server that works without rounds."""
+    wave = asked.request.body.get("wave", 0)
+    if type(wave) is not int or wave < 0 or (wave and run.options.asynchronous is None):
+        raise FederationError(f"a request to train is of wave {wave!r}, which this plan does not have: both ends must run the same metabayfl")
+    return asynchronous.randomness(run.seed, asked.request.header.round, wave, round_key(run.seed, asked.request.header.round))[1]
+
+
+def client_message(local: Local, run: Run, meta: Tree, name: str, key: Key) -> tuple[Message, Tensor]:
+    """One client's message under a round's key, before it is encoded, and its own key; the numbers are the engine's, one client at a time."""
     members = [member for member in local.train if member.id == name]
     own, position = encoded(local, run.federation.schema, members), np.zeros(1, np.int64)
-    keys = tasks.client_keys(round_key(run.seed, number), own, position)
+    keys = tasks.client_keys(key, own, position)
     block = tasks.block(own, position, keys, run.options.support_share, torch.device("cpu"), run.options.task_samples)
     with torch.no_grad():
         return cohort.one_message(run.algorithm, meta, block, 0), keys[0]

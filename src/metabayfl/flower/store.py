@@ -61,8 +61,14 @@ def keep_reply(folder: Path, request: str, reply: Record) -> None:
     storage.write_bytes(reply_path(folder, reply.header), records.to_bytes(reply, {"request": request}))
 
 
-def kept_reply(folder: Path, header: Header, request: str) -> Record | None:
+def kept_reply(folder: Path, header: Header, request: str, behind: int = 1) -> Record | None:
     """The reply to the request of that digest, if it is the newest of its phase.
+
+    Args:
+        folder: the site's.
+        header: the request's.
+        request: its digest.
+        behind: rounds that a request may be older than the newest one.
 
     Raises:
         FederationError: for a round that was answered long ago: only a server that lost its own records asks for it.
@@ -71,7 +77,7 @@ def kept_reply(folder: Path, header: Header, request: str) -> Record | None:
     if not path.exists():
         return None
     reply, about = records.from_bytes(storage.read_bytes(path), str(path))
-    if reply.header.round > header.round + 1:
+    if reply.header.round > header.round + behind:
         raise FederationError(
             f"{header.phase} of round {header.round} was asked for, but this site has answered round {reply.header.round}: the server went back; "
             "restore its checkpoint, or start a new experiment with another seed"

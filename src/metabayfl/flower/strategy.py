@@ -70,8 +70,8 @@ class FederatedStrategy(Strategy):  # type: ignore[misc]  # Flower's types are n
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """Requests to the cohort's sites that are connected; ``arrays`` are this object's own state and are not looked at."""
         members, setting = self._opened(grid)
-        if setting.run.options.secure is not None:
-            raise ConfigError("Flower's own loop has one phase a round, and secure aggregation four: call this strategy's start")
+        if setting.run.options.secure is not None or setting.run.options.asynchronous is not None:
+            raise ConfigError("Flower's own loop has rounds of one phase, and secure or asynchronous aggregation has not: call this strategy's start")
         state = self._current(setting)
         drawn = one_round.draw(setting.run, members.registry, state.round)
         requests = one_round.train_requests(setting, drawn, state)

@@ -1,0 +1,124 @@
+"""What privacy costs on MNIST by writer: run by hand, ``python benchmarks/privacy.py --out DIR [--seeds 0 1 2]``.
+
+The ready config ``mnist_by_writer_private`` without privacy and at two budgets, for the compact strategy and for FedAvg over all weights. The split
+of the writers, the start, the network and the number of rounds are the config's in every run; the noise follows from the budget. Figures are of
+held-out writers. The attacker asks of every writer how well the strategy does on all its samples: 700 took part in training, and those held out and
+those kept for validation, 112 together, did not.
+
+A run that was stopped goes on from its checkpoint in DIR, and finished ones are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from metabayfl import config, random, storage, tree
+from metabayfl.config import Config
+from metabayfl.data import Federation, build_federation
+from metabayfl.engine import job, private
+from metabayfl.engine.allocator import keep_freed_memory
+from metabayfl.evaluation import evaluate, summarise
+from metabayfl.evaluation.membership import attack, client_losses
+from metabayfl.study import identity, prepare
+from metabayfl.types import Tree
+
+CONFIG = config.read("mnist_by_writer_private")
+BUDGETS = (0.0, 8.0, 2.0)
+"""Epsilons; 0 stands for training without privacy."""
+
+
+def at_budget(epsilon: float) -> Config:
+    """The config at another budget."""
+    if not CONFIG.train.privacy:
+        raise SystemExit("the config has no table [train.privacy]")
+    privacy = dataclasses.replace(CONFIG.train.privacy, epsilon=epsilon) if epsilon else None
+    return dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, privacy=privacy))
+
+
+def one_run(name: str, epsilon: float, seed: int, federation: Federation, out: Path) -> dict[str, Any]:
+    """Train, or go on training, one algorithm at one budget; judge it, and attack it."""
+    run = prepare(at_budget(epsilon), name, seed, federation, out / f"epsilon-{epsilon:g}")
+    path = run.directory / "outcome.json"
+    if path.exists() and (found := storage.read_json(path))["identity"] == identity(run):
+        return dict(found["outcome"])
+    for _ in job.run(run.directory, run.algorithm, federation, run.options, seed, identity(run)):
+        pass
+    meta = job.restore(run.directory, run.algorithm, run.options, seed, identity(run)).server.meta
+    figures = summarise(evaluate(run.algorithm, meta, federation.heldout, federation.schema, random.fold(random.key(seed), "heldout")))
+    seconds = sum(float(str(row["seconds"])) for row in job.read_metrics(run.directory / job.METRICS))
+    multiplier = private.plan(run.options, len(federation.train.ids), meta).noise_multiplier if run.options.privacy else 0.0
+    outcome = {
+        "accuracy": 100.0 * float(figures["accuracy"] or 0.0),
+        "nll": float(figures["nll"] or 0.0),
+        **membership(run.algorithm, meta, federation, seed),
+        "noise multiplier": multiplier,
+        "numbers": tree.size(meta),
+        "seconds": seconds,
+    }
+    storage.write_json(path, {"identity": identity(run), "outcome": outcome})
+    return outcome
+
+
+def membership(algorithm: Any, meta: Tree, federation: Federation, seed: int) -> dict[str, float]:
+    """The attack by the loss alone (Yeom et al. 2018) on whole writers."""
+    key = random.fold(random.key(seed), "membership")
+    train, *others = (-client_losses(algorithm, meta, group, key) for group in (federation.train, federation.validation, federation.heldout))
+    found = attack(train, np.concatenate(others))
+    return {"auc": found.auc, "auc error": found.error}
+
+
+def spread(values: list[float], digits: int) -> str:
+    """``mean ± sd`` over seeds."""
+    sd = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.fmean(values):.{digits}f} ± {sd:.{digits}f}"
+
+
+def row(name: str, epsilon: float, outcomes: list[dict[str, Any]], plain: list[dict[str, Any]]) -> str:
+    """One line of the table; points lost are paired by seed."""
+    columns = {field: [float(outcome[field]) for outcome in outcomes] for field in outcomes[0]}
+    lost = [before["accuracy"] - after["accuracy"] for before, after in zip(plain, outcomes, strict=True)]
+    error = statistics.fmean(columns["auc error"])  # the writers are the same ones, dealt anew for every seed: no root of the number of seeds
+    cells = [
+        name,
+        f"{epsilon:g}" if epsilon else "none",
+        f"{outcomes[0]['numbers']:,}",
+        f"{outcomes[0]['noise multiplier']:.2f}" if epsilon else "-",
+        spread(columns["accuracy"], 1),
+        spread(lost, 1) if epsilon else "-",
+        spread(columns["nll"], 3),
+        f"{statistics.fmean(columns['auc']):.3f} ({error:.3f})",
+        f"{statistics.fmean(columns['seconds']):.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Run every algorithm at every budget on every seed; print a line for each as it is done."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/privacy"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(CONFIG.seeds))
+    parser.add_argument("--algorithms", nargs="+", default=list(CONFIG.algorithms))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    federations = {seed: build_federation(CONFIG.data, seed) for seed in given.seeds}
+    print(f"torch {torch.__version__}, one thread; seeds {given.seeds}\n")
+    print("| algorithm | epsilon | numbers | noise multiplier | accuracy % | points lost | NLL | AUC (its error) | seconds |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    for name in given.algorithms:
+        plain: list[dict[str, Any]] = []
+        for epsilon in BUDGETS:
+            outcomes = [one_run(name, epsilon, seed, federation, given.out) for seed, federation in federations.items()]
+            plain = plain or outcomes
+            print(row(name, epsilon, outcomes, plain), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The command line without Flower, cryptography and dp-accounting, as after a plain install: everything else works, and what needs them says so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SCRIPT = """
+import importlib.util, sys
+from importlib.abc import MetaPathFinder
+
+EXTRAS = {"flwr", "cryptography", "dp_accounting"}
+
+class Missing(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in EXTRAS:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return None
+
+sys.meta_path.insert(0, Missing())
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in EXTRAS else found(name, package)
+
+from metabayfl import cli
+
+for words in (["evaluate", "--help"], ["federate", "status", "nowhere"], ["federate", "init", "nowhere", "--sites", "a,b"]):
+    print(words[0], cli.main(words))
+assert not EXTRAS & set(sys.modules)
+"""
+
+
+def test_a_plain_install_has_every_command_and_names_the_extra_that_is_missing() -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "evaluate 0" in done.stdout
+    assert done.stdout.count("federate 2") == 2
+    assert done.stderr.count("pip install 'metabayfl[flower]'") == 2
+    assert "Traceback" not in done.stderr
