@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from metabayfl.errors import ConfigError
+from metabayfl.errors import ConfigError, MetabayflError
 from metabayfl.flower import commands, link
 from metabayfl.flower.connection import Connection
 
@@ -112,3 +112,23 @@ def test_the_servers_own_machine_reaches_everything() -> None:
 def test_sites_that_come_before_their_keys_are_registered_are_asked_to_try_again() -> None:
     assert call("/v1/fleet/activate-node", "10.0.0.7", ready=False)[0]["status"] == 503
     assert call("/v1/control/register-node", "127.0.0.1", ready=False) == []
+
+
+def test_keys_are_registered_a_few_at_a_time_and_again_while_the_link_comes_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = tuple(f"site{number}" for number in range(6))
+    asked: list[list[str]] = []
+    (tmp_path / "keys").mkdir()
+    for name in names:
+        (tmp_path / "keys" / f"{name}.pub").touch()
+
+    def some(folder: Path, keys: dict[str, Path]) -> dict[str, str]:
+        asked.append(list(keys))
+        return dict.fromkeys(keys, "connection refused") if len(asked) == 1 else {}
+
+    monkeypatch.setattr(link, "_register_some", some)
+    link._register_all(tmp_path, Connection(sites=names))
+    assert asked == [list(names[:4]), [*names[4:], *names[:2]], list(names[2:4])]
+    monkeypatch.setattr(link, "WAIT", -1.0)
+    monkeypatch.setattr(link, "_register_some", lambda folder, keys: dict.fromkeys(keys, "connection refused"))
+    with pytest.raises(MetabayflError, match="site0: connection refused"):
+        link._register_all(tmp_path, Connection(sites=names))

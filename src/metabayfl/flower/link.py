@@ -31,8 +31,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 FLEET = "/v1/fleet/"
 """Where sites speak with the link; every request there is signed with the site's key."""
 
-WAIT = 60.0
-"""Seconds that the link has to come up before its keys are given up on."""
+WAIT, AT_ONCE = 60.0, 4
+"""Seconds that the link has to come up, or to take one more key, before it is given up on; and how many keys are registered at once."""
 
 
 def main(words: list[str]) -> None:
@@ -101,14 +101,22 @@ def _register(folder: Path, ready: threading.Event) -> None:
 
 
 def _register_all(folder: Path, connection: connections.Connection) -> None:
-    waiting, end = connections.registered(folder, connection), time.monotonic() + WAIT
+    """A few at a time; those that fail, as before the link is up, are tried again while others succeed or time is left."""
+    waiting, end = list(connections.registered(folder, connection).items()), time.monotonic() + WAIT
     while waiting:
-        given = {site: _start(commands.register(folder, site, key, os.environ)) for site, key in waiting.items()}
-        said = {site: process.communicate(timeout=WAIT)[0] for site, process in given.items()}
-        waiting = {site: waiting[site] for site, text in said.items() if given[site].returncode and "already in use" not in text}
-        if waiting and time.monotonic() > end:
-            raise MetabayflError("; ".join(f"{site}: {' '.join(said[site].split())[-300:]}" for site in waiting))
-        time.sleep(0.5)
+        batch, rest = dict(waiting[:AT_ONCE]), waiting[AT_ONCE:]
+        failed = _register_some(folder, batch)
+        if failed and time.monotonic() > end:
+            raise MetabayflError("; ".join(f"{site}: {why}" for site, why in failed.items()))
+        end = end if len(failed) == len(batch) else time.monotonic() + WAIT
+        waiting = rest + [(site, batch[site]) for site in failed]
+
+
+def _register_some(folder: Path, keys: dict[str, Path]) -> dict[str, str]:
+    """Register keys at once; returns those that failed, and what Flower said. A key that an earlier link has registered is well."""
+    given = {site: _start(commands.register(folder, site, key, os.environ)) for site, key in keys.items()}
+    said = {site: process.communicate(timeout=WAIT)[0] for site, process in given.items()}
+    return {site: " ".join(text.split())[-300:] for site, text in said.items() if given[site].returncode and "already in use" not in text}
 
 
 def _start(command: commands.Command) -> subprocess.Popen[str]:
