@@ -133,7 +133,7 @@ def _sum(secret: Secret, state: TrainState, turn: Turn, kept: Session | None) ->
     """One pass, in as many sessions as it takes."""
     setting, terms, why = secret.setting, masked.terms(turn.how, turn.common, masked.secured(turn.steps).options), ""
     kept = None if kept is None or kept.protocol.setup.about != terms.about else kept
-    for attempt in range(0 if kept is None else kept.attempt, setting.retries + 1):
+    for attempt in range(0 if kept is None else min(kept.attempt, setting.retries), setting.retries + 1):
         session = _begun(turn, terms, attempt) if kept is None or attempt > kept.attempt else kept
         try:
             return (yield from _session(secret, state, turn, session))
@@ -225,7 +225,7 @@ def _clients(reply: Record, wanted: list[str]) -> tuple[list[str], dict[str, str
     done, failed = reply.body.get("clients"), reply.body.get("failed")
     if not isinstance(done, list) or not isinstance(failed, dict) or not done:
         raise FederationError("the reply names no clients: install the same metabayfl there")
-    if len(set(map(str, done))) != len(done) or not set(map(str, done)) <= set(wanted):
+    if not all(isinstance(name, str) for name in done) or len(set(done)) != len(done) or not set(done) <= set(wanted):
         raise FederationError("the reply names a client twice, or one that was not asked: the site is left out")
     reasons = {name: failed.get(name) for name in wanted if name not in done}
     return done, {name: reason[:500] if isinstance(reason, str) else "its site left it out" for name, reason in reasons.items()}
