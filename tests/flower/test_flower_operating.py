@@ -17,7 +17,7 @@ from hospitals import MakeJob
 
 from metabayfl import storage
 from metabayfl.errors import ArtifactError, FederationError
-from metabayfl.flower import jobs, lock, operating
+from metabayfl.flower import jobs, lock, operating, telling
 from metabayfl.flower.operating import KilledError, Watch
 
 HOLD = """
@@ -90,7 +90,7 @@ def test_whoever_resumes_a_run_that_is_at_work_only_follows_it(
 ) -> None:
     job = make_job(".")
     monkeypatch.setattr(lock, "is_held", lambda out: True)
-    monkeypatch.setattr(operating, "submit", lambda watch: pytest.fail("submitted again"))
+    monkeypatch.setattr(operating, "submit", lambda watch, killed: pytest.fail("submitted again"))
     storage.write_json(job.out / "run.json", {"run": "7"})
     write(job.out, "training", round=2)
     steps = operating.run(Watch(tmp_path, job, 1.0))
@@ -111,34 +111,32 @@ def test_a_run_whose_process_is_gone_was_killed(tmp_path: Path, holder: subproce
     holder.send_signal(signal.SIGKILL)
     with pytest.raises(KilledError):
         list(steps)
-    assert operating.told(tmp_path) == ["training (no process is at work on it: go on with --resume)", "round 1 of 3"]
+    assert telling.told(tmp_path) == ["training (no process is at work on it: go on with --resume)", "round 1 of 3"]
 
 
 def test_an_app_that_was_killed_is_started_again_but_not_for_ever(
     tmp_path: Path, make_job: MakeJob, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, submitted, calls = make_job(), [], []
+    job, submitted = make_job(), list[str]()
 
     def follow(out: Path) -> Iterator[dict[str, Any]]:
         write(out, "training", round=min(len(submitted), 3), rounds=9)
-        yield operating.status(out)
+        yield telling.status(out)
         raise KilledError("killed")
 
-    monkeypatch.setattr(operating, "reachable", lambda folder: True)
-    monkeypatch.setattr(operating, "submit", lambda watch: submitted.append(watch) or str(len(submitted)))
-    monkeypatch.setattr(operating, "call", lambda command: calls.append(command.words))
+    monkeypatch.setattr(operating, "submit", lambda watch, killed: submitted.append(killed) or str(len(submitted)))
     monkeypatch.setattr(operating, "follow", follow)
     with pytest.raises(FederationError, match="for nothing"):
         list(operating.run(Watch(tmp_path, job, 1.0)))
     assert len(submitted) == 3 + operating.KILLS  # three rounds were done in between
-    assert calls[0] == ["flwr", "stop", "1", "federation"]
+    assert submitted[:3] == ["", "1", "2"]
 
 
 def test_ctrl_c_ends_the_run_at_the_link(tmp_path: Path, make_job: MakeJob, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
     job = make_job()
     write(job.out, "training")
-    monkeypatch.setattr(operating, "submit", lambda watch: "7")
+    monkeypatch.setattr(operating, "submit", lambda watch, killed: "7")
     monkeypatch.setattr(operating, "reachable", lambda folder: True)
     monkeypatch.setattr(operating, "call", lambda command: calls.append(command.words))
     steps = operating.run(Watch(tmp_path, job, 1.0))
@@ -167,6 +165,20 @@ def test_a_link_that_does_not_answer_is_waited_for_and_no_longer(tmp_path: Path,
     assert time.monotonic() - began < 60
 
 
+def test_a_link_that_goes_down_while_it_takes_a_run_is_waited_for(
+    tmp_path: Path, make_job: MakeJob, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, answers, up = make_job(), ["connection refused", '{"run-id": "9"}'], [True, False, False, True]
+    monkeypatch.setattr(operating, "reachable", lambda folder: up.pop(0))
+    monkeypatch.setattr(operating, "call", lambda command: subprocess.CompletedProcess(command.words, 0, answers.pop(0), ""))
+    assert operating.submit(Watch(tmp_path, job, 60.0)) == "9"
+    assert storage.read_json(job.out / "run.json") == {"run": "9"}
+    monkeypatch.setattr(operating, "reachable", lambda folder: True)
+    monkeypatch.setattr(operating, "call", lambda command: subprocess.CompletedProcess(command.words, 1, '{"success": false}', "no such app"))
+    with pytest.raises(FederationError, match=r"did not take the run: .*no such app"):
+        operating.submit(Watch(tmp_path, job, 60.0))
+
+
 def test_a_command_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operating, "CALL", 0.2)
     with pytest.raises(FederationError, match="took more than"):
@@ -175,7 +187,7 @@ def test_a_command_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_status_says_who_was_skipped_and_who_has_the_strategy(tmp_path: Path) -> None:
     write(tmp_path, "done", rounds=2, delivered=["bern"], failed={"zug": "it did not answer"}, skipped={"zug": "late"})
-    assert operating.told(tmp_path) == ["done", "skipped in this round: zug: late", "has the strategy: bern", "has it not: zug: it did not answer"]
+    assert telling.told(tmp_path) == ["done", "skipped in this round: zug: late", "has the strategy: bern", "has it not: zug: it did not answer"]
     (tmp_path / "status.json").write_text("[]")
     with pytest.raises(ArtifactError, match="no status of a run"):
-        operating.told(tmp_path)
+        telling.told(tmp_path)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from metabayfl import config as configs
 from metabayfl.flower import connection as connections
-from metabayfl.flower import starting
+from metabayfl.flower import founding, starting
 from metabayfl.flower.connection import Connection
 from metabayfl.flower.network import Patience
 from metabayfl.flower.plan import plan
@@ -41,7 +41,7 @@ def init(
 ) -> None:
     """Write certificates, keys, the app, and a folder to hand to every site."""
     names = tuple(word.strip() for word in sites.split(",") if word.strip())
-    connections.create(folder, Connection(host, port, names, insecure=insecure), days)
+    founding.create(folder, Connection(host, port, names, insecure=insecure), days)
     _say(f"{folder}: keep it to yourself, and hand each site its own folder in {folder / connections.SITES} by a safe way: {', '.join(names)}")
 
 
@@ -88,7 +88,7 @@ def run(
 ) -> None:
     """Train over the sites, follow it, and hand every site the strategy; Ctrl-C stops it so that --resume goes on."""
     connections.need_flower()
-    from metabayfl.flower import operating
+    from metabayfl.flower import operating, telling
     from metabayfl.flower.coordinator import Job, Options
 
     connection = connections.read(folder, insecure=insecure)
@@ -96,7 +96,7 @@ def run(
     job = Job(agreed, out, Options(sites or len(connection.sites), quorum, patience=Patience(join, reply, grace, resend)))
     operating.prepare(job, resume=resume)
     last = _follow(operating.run(operating.Watch(folder, job, join)), Console(stderr=True))
-    for line in (operating.finished(out, last), *operating.spent(out)):
+    for line in (telling.finished(out, last), *telling.spent(out)):
         _say(line)
     if last.get("failed"):
         raise typer.Exit(INCOMPLETE)
@@ -106,9 +106,9 @@ def run(
 def status(out: Annotated[Path, typer.Argument(metavar="OUT", help="What federate run writes to.")]) -> None:
     """Say where a run is: its stage and round, who was skipped and why, and who has the strategy."""
     connections.need_flower()
-    from metabayfl.flower import operating
+    from metabayfl.flower import telling
 
-    for line in operating.told(out):
+    for line in telling.told(out):
         _say(line)
 
 

@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 
 from metabayfl import storage
 from metabayfl.errors import ArtifactError, FederationError
-from metabayfl.flower import commands, jobs, lock
+from metabayfl.flower import commands, jobs, lock, telling
 from metabayfl.flower.commands import Command
-from metabayfl.flower.coordinator import PLAN, STATUS, STRATEGY, Job
-from metabayfl.privacy import ledger
+from metabayfl.flower.coordinator import PLAN, STATUS, Job
 
 JOB, RUN = "job.json", "run.json"
 
-CALL, START, LOOK, STOP = 60.0, 180.0, 1.0, 30.0
+CALL, START, LOOK, STOP = 120.0, 180.0, 1.0, 30.0
 """Seconds that one of Flower's commands has; until the app must be at work; between two looks; until it must have stopped."""
 
 KILLS = 5
@@ -62,13 +61,12 @@ def run(watch: Watch) -> Generator[dict[str, Any], None, dict[str, Any]]:
     Raises:
         FederationError: if the run stopped; the reason is the run's own, and what was done is kept.
     """
-    left, reached = KILLS, _round(watch.job.out)
+    left, reached, number = KILLS, _round(watch.job.out), ""
     while True:
-        number = _submitted(watch) if lock.is_held(watch.job.out) else submit(watch)
+        number = _submitted(watch) if lock.is_held(watch.job.out) else submit(watch, number)
         try:
             return (yield from follow(watch.job.out))
         except KilledError as error:
-            _end(watch, number)
             left, reached = (KILLS, _round(watch.job.out)) if _round(watch.job.out) > reached else (left - 1, reached)
             if not left:
                 raise FederationError(f"{error}; it was started {KILLS} times for nothing: see the link's log, then go on with --resume") from error
@@ -83,24 +81,36 @@ def _submitted(watch: Watch) -> str:
     return str(storage.read_json(watch.job.out / RUN)["run"])
 
 
-def submit(watch: Watch) -> str:
+def submit(watch: Watch, killed: str = "") -> str:
     """Start the job's app; returns Flower's number of the run.
+
+    Args:
+        watch: the job.
+        killed: the number of the run before, which Flower may not yet know to be over.
 
     Raises:
         FederationError: if the link does not take it in time.
     """
     out, end = watch.job.out, time.monotonic() + watch.patience
     storage.write_json(out / STATUS, {"stage": "submitted"})
+    while True:
+        _await_link(watch, end)
+        if killed:
+            call(commands.stop(watch.folder, killed, os.environ))
+        ended = call(commands.submit(watch.folder, out / JOB, os.environ))
+        number = run_number(ended.stdout)
+        if number:
+            storage.write_json(out / RUN, {"run": number})
+            return number
+        if reachable(watch.folder):  # else it went down in between, and is waited for again
+            raise FederationError(f"the link did not take the run: {' '.join((ended.stdout + ended.stderr).split())[-500:]}")
+
+
+def _await_link(watch: Watch, end: float) -> None:
     while not reachable(watch.folder):
         if time.monotonic() > end:
             raise FederationError(f"no link answers within {watch.patience:g} s: start it with  metabayfl federate server {watch.folder}")
         time.sleep(LOOK)
-    ended = call(commands.submit(watch.folder, out / JOB, os.environ))
-    number = run_number(ended.stdout)
-    if not number:
-        raise FederationError(f"the link did not take the run: {' '.join((ended.stdout + ended.stderr).split())[-500:]}")
-    storage.write_json(out / RUN, {"run": number})
-    return number
 
 
 def reachable(folder: Path) -> bool:
@@ -150,7 +160,7 @@ def follow(out: Path) -> Generator[dict[str, Any], None, dict[str, Any]]:
     seen, last, end = False, None, time.monotonic() + START
     while True:
         working = lock.is_held(out)  # before the status: what is written last then counts
-        now = status(out)
+        now = telling.status(out)
         if now != last:
             yield now
         seen, last = seen or working, now
@@ -165,53 +175,8 @@ def follow(out: Path) -> Generator[dict[str, Any], None, dict[str, Any]]:
         time.sleep(LOOK)
 
 
-def status(out: Path) -> dict[str, Any]:
-    """What the run wrote about itself last.
-
-    Raises:
-        ArtifactError: if there is no run.
-    """
-    found = storage.read_json(out / STATUS)
-    if not isinstance(found, dict) or not isinstance(found.get("stage"), str):
-        raise ArtifactError(f"{out / STATUS} is no status of a run: delete it and go on with --resume")
-    return found
-
-
-def finished(out: Path, last: dict[str, Any]) -> str:
-    """One line on a run that is done."""
-    have, missing = last.get("delivered", []), last.get("failed", {})
-    path = out / STRATEGY
-    late = "".join(f" · {site} has it not: {reason}" for site, reason in sorted(missing.items()))
-    return f"strategy {path} ({path.stat().st_size / 1000:.1f} KB), {last.get('rounds', 0)} rounds · at {', '.join(have) or 'no site'}{late}"
-
-
-def told(out: Path) -> list[str]:
-    """Where a run is, in lines for a person.
-
-    Raises:
-        ArtifactError: if there is no run.
-    """
-    now, working = status(out), lock.is_held(out)
-    ended = "" if working or now["stage"] in ("done", "stopped") else " (no process is at work on it: go on with --resume)"
-    rounds = [f"round {now['round']} of {now['rounds']}"] if "round" in now and "rounds" in now else []
-    reason = [f"reason: {now['reason']}"] if now.get("reason") else []
-    skipped = [f"skipped in this round: {name}: {why}" for name, why in sorted(now.get("skipped", {}).items())]
-    delivered = [f"has the strategy: {', '.join(now['delivered'])}"] if now.get("delivered") else []
-    failed = [f"has it not: {site}: {why}" for site, why in sorted(now.get("failed", {}).items())]
-    return [f"{now['stage']}{ended}", *rounds, *reason, *skipped, *delivered, *failed, *spent(out)]
-
-
-def spent(out: Path) -> list[str]:
-    """What the run has spent of its privacy budget so far, in a line; none where it has no budget."""
-    if not (out / ledger.LEDGER).exists():
-        return []
-    book = ledger.read(out / ledger.LEDGER)
-    honest = "" if book.source == "secure" else "; the noise is seeded and protects nobody"
-    return [f"privacy: ε = {book.spent:.1f} of {book.budget:g} is spent, at δ = {book.delta:g} after {book.releases} rounds{honest}"]
-
-
 def _round(out: Path) -> int:
-    return int(status(out).get("round", 0)) if (out / STATUS).exists() else 0
+    return int(telling.status(out).get("round", 0)) if (out / STATUS).exists() else 0
 
 
 def _end(watch: Watch, number: str) -> None:

@@ -16,6 +16,7 @@ from metabayfl import storage
 from metabayfl.errors import ConfigError, DataError, FederationError
 from metabayfl.flower import certificates, commands
 from metabayfl.flower import connection as connections
+from metabayfl.flower.admission import await_admission
 from metabayfl.flower.commands import EVERYWHERE, Command
 from metabayfl.flower.connection import AUTHORITY, HOME, KEY, LOCAL, SERVER, Connection
 
@@ -56,7 +57,8 @@ def node(folder: Path, data: Path, client_column: str, *, insecure: bool) -> tup
     """What starts a site, and what its operator should know.
 
     Raises:
-        ConfigError: for a folder that lacks something, a key that others can read, or a server that is not this federation's.
+        ConfigError: for a folder that lacks something, a key that others can read, a server that is not this federation's, or one that refuses
+            the key.
         DataError: if there is no such file.
     """
     connections.need_flower()
@@ -68,9 +70,11 @@ def node(folder: Path, data: Path, client_column: str, *, insecure: bool) -> tup
     if not insecure:
         connections.need_files(folder, AUTHORITY, KEY)
         _need_private(folder / KEY)
-    notes = [] if insecure else [f"site {connection.site}: if its key is refused, the server has another than {fingerprint(folder / KEY)} for it"]
+    notes = []
     if not answers(folder, connection):
         notes.append(f"no server answers at {connection.address} yet: this site goes on trying")
+    elif not insecure:
+        await_admission(folder, connection, fingerprint(folder / KEY))
     shutil.rmtree(folder / HOME / "apps", ignore_errors=True)  # a kill may have left half an app there, which Flower would take for a whole one
     return commands.node(folder, connection, data, client_column, free_port(), os.environ), notes
 
