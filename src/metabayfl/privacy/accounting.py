@@ -147,13 +147,16 @@ def noise_multiplier_for(plan: Plan, target: float, rounds: int, delta: float) -
     def costs(multiplier: float) -> float:
         return epsilon(replace(plan, noise_multiplier=multiplier), rounds, delta)
 
-    low = high = 1.0
+    low, stride = 1.0, 2.0
+    if plan.accountant == "pld":  # slow where there is little noise: start from the other account, which asks for hardly more
+        low, stride = noise_multiplier_for(replace(plan, accountant="rdp"), target, rounds, delta), 1.1
+    high = low
     while costs(high) > target:
-        low, high = high, 2.0 * high
+        low, high = high, stride * high
         if high > 1e4:
             raise ConfigError(f"no noise brings {rounds} rounds to epsilon {target} at delta {delta}: allow a larger epsilon, or a coarser beta")
     while costs(low) <= target and low > 0.01:
-        low, high = low / 2.0, low
+        low, high = low / stride, low
     while high > low * 1.001:
         middle = _between(low, high, costs(low) / target, target / max(costs(high), 1e-300))
         low, high = (middle, high) if costs(middle) > target else (low, middle)
