@@ -28,6 +28,9 @@ from metabayfl.engine.secure import Secure
 from metabayfl.engine.tasks import Block
 from metabayfl.types import Aggregate, Guard, Key, Message, Model, Tree
 
+STANDING, SEATS, DOUBT = "standing", 16384, 2.0
+"""Where clients' standings lie among the states; for how many clients, after which numbers are shared; and how many harmless rounds a new one has."""
+
 
 class Pipeline(NamedTuple):
     """The steps of one run, chosen once."""
@@ -74,8 +77,9 @@ def infiltrated(pipeline: Pipeline, options: TrainOptions, clients: Clients, mod
 
 
 def begin(pipeline: Pipeline, meta: Tree) -> Tree:
-    """The guards' states before the first round, by name."""
-    return {guard.name: guard.begin(meta) for guard in pipeline.guards}
+    """What is carried from round to round, before the first: the guards' states by name, and clients' standings where they are remembered."""
+    standings = {} if pipeline.combine.judge is None else {STANDING: torch.zeros(2, SEATS)}  # what was held against them, in how many rounds
+    return {**{guard.name: guard.begin(meta) for guard in pipeline.guards}, **standings}
 
 
 def drawn(pipeline: Pipeline, key: Key) -> Pipeline:
@@ -117,14 +121,42 @@ def gather(pipeline: Pipeline, states: Tree, stacks: Iterable[Stack], key: Key) 
 
     Args:
         pipeline: of this round, from :func:`drawn`.
-        states: of the guards.
+        states: what is carried from round to round.
         stacks: at least one; they are taken one after the other where a sum is enough.
         key: the round's.
     """
     if pipeline.attack is not None or pipeline.combine.needs == "each":
         stacks = [attacked(pipeline, together(list(stacks)), key)]
-    guarded = ((_arrived(stack, on_messages(pipeline, states, stack.messages, stack.keys)), stack.keys) for stack in stacks)
-    return combined(pipeline, guarded)
+    guarded = ((stack, _arrived(stack, on_messages(pipeline, states, stack.messages, stack.keys))) for stack in stacks)
+    if pipeline.combine.judge is None:
+        return combined(pipeline, ((messages, stack.keys) for stack, messages in guarded))
+    stack, messages = next(guarded)  # it needs each, so all are in one
+    judged, standings = judge(pipeline.combine, messages, stack.positions, states[STANDING])
+    aggregate = combined(pipeline, [(judged, stack.keys)])
+    return aggregate._replace(metrics={**aggregate.metrics, STANDING: standings})
+
+
+def judge(combine: Combine, messages: Message, positions: NDArray[np.int64], standings: Tensor) -> tuple[Message, Tensor]:
+    """Messages as the combine's ``judge`` leaves them, and their senders' new standings.
+
+    A standing is the mean of what was held against a client in the rounds it took part in, older ones counting less, and in two more where it was
+    nothing. A client without an example says nothing about itself.
+
+    Args:
+        combine: remembers clients.
+        messages: of a whole cohort, ``(C,)``.
+        positions: ``(C,)``, their senders' places among the training clients.
+        standings: ``(2, SEATS)``, sums and rounds.
+    """
+    assert combine.judge is not None, "callers ask before"
+    seats = torch.from_numpy(positions % SEATS).to(standings.device)
+    total, count = standings[:, seats]
+    judged, cause = combine.judge(messages, total / (count + DOUBT))
+    took_part = messages.weight != 0  # NaN too
+    new = combine.memory * standings[:, seats] + torch.stack([cause, torch.ones_like(cause)])
+    after = standings.clone()
+    after[:, seats[took_part]] = new[:, took_part]
+    return judged, after
 
 
 def _arrived(stack: Stack, messages: Message) -> Message:
@@ -168,7 +200,7 @@ def on_messages(pipeline: Pipeline, states: Tree, messages: Message, keys: Tenso
 
 def on_aggregate(pipeline: Pipeline, states: Tree, aggregate: Aggregate, key: Key) -> tuple[Tree, Aggregate]:
     """The guards' second halves, the last guard first; their new states beside the aggregate."""
-    new = dict(states)
+    new = {**states, STANDING: aggregate.metrics[STANDING]} if STANDING in aggregate.metrics else dict(states)
     for guard in reversed(pipeline.guards):
         new[guard.name], aggregate = guard.server(states[guard.name], aggregate, random.fold(key, guard.name))
     return new, aggregate

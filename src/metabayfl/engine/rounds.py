@@ -37,7 +37,7 @@ class TrainState(NamedTuple):
     best_round: int
     best_loss: float  # nats on the validation clients; inf before the first look
     stalled: int  # looks since the best one
-    guards: Tree  # what the pipeline's guards carry from round to round, ``{}`` without any
+    guards: Tree  # what the pipeline carries from round to round, ``{}`` without guards and memory
     flights: Tree  # clients at work and their strategies, ``{}`` where the server works in rounds
 
 
