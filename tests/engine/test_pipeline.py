@@ -15,7 +15,7 @@ from metabayfl.aggregators.comparison import SHUT
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.attacks import AttackOptions, hostile
 from metabayfl.data import Federation
-from metabayfl.engine import job, pipeline, rounds
+from metabayfl.engine import job, pipeline, rounds, standing, tasks
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.pipeline import Pipeline
 from metabayfl.models import mlp
@@ -95,22 +95,6 @@ def test_an_empty_cohort_moves_nothing(algorithm: Algorithm, federation: Federat
     assert rounds.mean_loss(aggregate) == (None, 0)
 
 
-def test_a_standing_is_the_mean_of_what_was_held_against_a_client() -> None:
-    def held(messages: Message, standing: torch.Tensor) -> tuple[Message, torch.Tensor]:
-        seen.append(standing.tolist())
-        return messages, messages.update["w"][:, 0]
-
-    seen: list[list[float]] = []
-    combine = uniform_mean()._replace(judge=held, memory=0.5, needs="each")
-    standings = torch.zeros(2, pipeline.SEATS)
-    update = {"w": torch.tensor([[1.0], [-0.5], [0.25]])}
-    messages = Message(update, torch.tensor([3.0, 2.0, 0.0]), {})  # the third has no example
-    for _ in range(2):
-        messages, standings = pipeline.judge(combine, messages, np.array([5, 1, pipeline.SEATS + 2]), standings)
-    assert standings[:, [1, 2, 5]].tolist() == [[-0.75, 0.0, 1.5], [1.5, 0.0, 1.5]]
-    assert seen == [[0.0, 0.0, 0.0], pytest.approx([1 / 3, -0.5 / 3, 0.0])]
-
-
 def test_standings_are_learned_and_lie_in_the_checkpoint(algorithm: Algorithm, federation: Federation, tmp_path: Path) -> None:
     base = TrainOptions(cohort=6, validate_every=0, checkpoint_every=2, defence=DefenceOptions(memory=1.0), attack=AttackOptions("sign_flip"))
 
@@ -125,11 +109,12 @@ def test_standings_are_learned_and_lie_in_the_checkpoint(algorithm: Algorithm, f
     assert screened[0] + screened[1] == screened[2]
     assert screened[2][0] == 0
     assert sum(screened[2]) > 0
-    total, count = whole.guards[pipeline.STANDING][:, : len(federation.train.ids)]
-    bad = total / (count + pipeline.DOUBT) > SHUT
+    known = whole.guards[standing.STANDINGS]
+    seats = standing.seated(tasks.names(federation.train.ids), known["names"])
+    bad = known["cause"][seats] / (known["rounds"][seats] + standing.DOUBT) > SHUT
     assert (bad == hostile(federation.train.ids, 0.2, random.key(0))).all()
     assert all((left == right).all() for left, right in zip(tree.leaves(twice.guards), tree.leaves(whole.guards), strict=True))
-    assert count.sum() == 12 * 6
+    assert known["rounds"].sum() == 12 * 6
 
 
 def test_guards_states_lie_in_the_checkpoint(algorithm: Algorithm, federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,14 +22,12 @@ from metabayfl import random, tree
 from metabayfl.aggregators import COMBINES, Combine, build_combine
 from metabayfl.attacks import Attack, build_attack, hostile
 from metabayfl.data.federation import Clients
-from metabayfl.engine import cohort, secure
+from metabayfl.engine import cohort, secure, standing
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.secure import Secure
+from metabayfl.engine.standing import STANDINGS
 from metabayfl.engine.tasks import Block
 from metabayfl.types import Aggregate, Guard, Key, Message, Model, Tree
-
-STANDING, SEATS, DOUBT = "standing", 16384, 2.0
-"""Where clients' standings lie among the states; for how many clients, after which numbers are shared; and how many harmless rounds a new one has."""
 
 
 class Pipeline(NamedTuple):
@@ -53,6 +51,7 @@ class Stack(NamedTuple):
     messages: Message
     keys: Tensor  # (C,) the clients' keys of this round
     positions: NDArray[np.int64]  # (C,) their places among the training clients
+    names: Tensor  # (C,) what stands for their names
     scale: Tensor  # (C,) what their updates are multiplied by after the guards
 
 
@@ -78,7 +77,7 @@ def infiltrated(pipeline: Pipeline, options: TrainOptions, clients: Clients, mod
 
 def begin(pipeline: Pipeline, meta: Tree) -> Tree:
     """What is carried from round to round, before the first: the guards' states by name, and clients' standings where they are remembered."""
-    standings = {} if pipeline.combine.judge is None else {STANDING: torch.zeros(2, SEATS)}  # what was held against them, in how many rounds
+    standings = {} if pipeline.combine.judge is None else {STANDINGS: standing.begin()}
     return {**{guard.name: guard.begin(meta) for guard in pipeline.guards}, **standings}
 
 
@@ -104,8 +103,9 @@ def together(stacks: list[Stack]) -> Stack:
     whole = cohort.concatenate([stack.messages for stack in stacks])
     update = tree.map(lambda leaf: leaf[order], whole.update)
     messages = Message(update, whole.weight[order], {name: value[order] for name, value in whole.metrics.items()})
-    keys, scale = (torch.cat(parts)[order] for parts in zip(*((stack.keys, stack.scale) for stack in stacks), strict=True))
-    return Stack(messages, keys, positions[rows], scale)
+    parts = zip(*((stack.keys, stack.names, stack.scale) for stack in stacks), strict=True)
+    keys, names, scale = (torch.cat(part)[order] for part in parts)
+    return Stack(messages, keys, positions[rows], names, scale)
 
 
 def attacked(pipeline: Pipeline, stack: Stack, key: Key) -> Stack:
@@ -131,32 +131,9 @@ def gather(pipeline: Pipeline, states: Tree, stacks: Iterable[Stack], key: Key) 
     if pipeline.combine.judge is None:
         return combined(pipeline, ((messages, stack.keys) for stack, messages in guarded))
     stack, messages = next(guarded)  # it needs each, so all are in one
-    judged, standings = judge(pipeline.combine, messages, stack.positions, states[STANDING])
+    judged, standings = standing.judge(pipeline.combine, messages, stack.names, states[STANDINGS])
     aggregate = combined(pipeline, [(judged, stack.keys)])
-    return aggregate._replace(metrics={**aggregate.metrics, STANDING: standings})
-
-
-def judge(combine: Combine, messages: Message, positions: NDArray[np.int64], standings: Tensor) -> tuple[Message, Tensor]:
-    """Messages as the combine's ``judge`` leaves them, and their senders' new standings.
-
-    A standing is the mean of what was held against a client in the rounds it took part in, older ones counting less, and in two more where it was
-    nothing. A client without an example says nothing about itself.
-
-    Args:
-        combine: remembers clients.
-        messages: of a whole cohort, ``(C,)``.
-        positions: ``(C,)``, their senders' places among the training clients.
-        standings: ``(2, SEATS)``, sums and rounds.
-    """
-    assert combine.judge is not None, "callers ask before"
-    seats = torch.from_numpy(positions % SEATS).to(standings.device)
-    total, count = standings[:, seats]
-    judged, cause = combine.judge(messages, total / (count + DOUBT))
-    took_part = messages.weight != 0  # NaN too
-    new = combine.memory * standings[:, seats] + torch.stack([cause, torch.ones_like(cause)])
-    after = standings.clone()
-    after[:, seats[took_part]] = new[:, took_part]
-    return judged, after
+    return aggregate._replace(metrics={**aggregate.metrics, **tree.flatten({STANDINGS: standings})})
 
 
 def _arrived(stack: Stack, messages: Message) -> Message:
@@ -200,7 +177,7 @@ def on_messages(pipeline: Pipeline, states: Tree, messages: Message, keys: Tenso
 
 def on_aggregate(pipeline: Pipeline, states: Tree, aggregate: Aggregate, key: Key) -> tuple[Tree, Aggregate]:
     """The guards' second halves, the last guard first; their new states beside the aggregate."""
-    new = {**states, STANDING: aggregate.metrics[STANDING]} if STANDING in aggregate.metrics else dict(states)
+    new = {**states, **tree.unflatten({path: leaf for path, leaf in aggregate.metrics.items() if path.startswith(STANDINGS + tree.SEPARATOR)})}
     for guard in reversed(pipeline.guards):
         new[guard.name], aggregate = guard.server(states[guard.name], aggregate, random.fold(key, guard.name))
     return new, aggregate
