@@ -68,7 +68,10 @@ def test_regression_gives_the_engines_bits(tmp_path: Path, rows: pd.DataFrame, s
     assert same(shipped.meta, strategy.meta)
 
 
-@pytest.mark.parametrize("defence", ['defence.combine = "median"', 'sampler = "poisson"', 'sampler = "size"', "task_samples = 6"])
+@pytest.mark.parametrize(
+    "defence",
+    ['defence.combine = "median"', "defence = {memory = 0.9, leaf_bound = 1.0}", 'sampler = "poisson"', 'sampler = "size"', "task_samples = 6"],
+)
 def test_defences_and_samplers_give_the_engines_bits(defence: str, tmp_path: Path, rows: pd.DataFrame, sites: list[Site], make_job: MakeJob) -> None:
     _, strategy, _, _ = engine(tmp_path, rows, "fedavg", extra=defence)
     assert same(rehearse(make_job(algorithm="fedavg", extra=defence), sites).meta, strategy.meta)
