@@ -59,8 +59,9 @@ def test_who_does_not_count_is_nobodys_other() -> None:
     for leaf in tree.leaves(given.update):
         leaf[2:] *= -100.0
     torch.testing.assert_close(comparison.against(given, counted)[:2], -torch.ones(2))
+    assert (comparison.against(given, counted)[2:] > 50.0).all()  # but is compared with those who do
     alone = torch.tensor([True, False, False, False, False])
-    assert not comparison.against(given, alone).any()
+    assert float(comparison.against(given, alone)[0]) == 0.0
 
 
 def test_messages_that_are_nearly_the_same_are_copies() -> None:

@@ -60,6 +60,7 @@ def test_the_mean_is_the_runs_own_weighting(weighting: Combine) -> None:
         (DefenceOptions(size_bound=3.0), "each"),
         (DefenceOptions(against=0.4), "each"),
         (DefenceOptions(alike=0.1), "each"),
+        (DefenceOptions(memory=0.9), "each"),
         (DefenceOptions("geometric_median"), "sum"),
         (DefenceOptions("geometric_median", mixing=True), "each"),
         (DefenceOptions("geometric_median", leaf_bound=2.0), "each"),
@@ -155,6 +156,37 @@ def test_who_is_screened_for_size_cannot_make_others_look_alike() -> None:
     torch.testing.assert_close(numbers(found), MATRIX[[0, 1, 2, 5, 7]].mean(0))
 
 
+def test_what_is_held_against_whom() -> None:
+    """3 is far too large, 5 a copy of 8 and of bad standing, 7 turned; 2 was absurd and 4 has no example."""
+    given = messages()._replace(update=tree.map(torch.abs, messages().update))
+    for leaf in tree.leaves(given.update):
+        leaf[3] *= 1e3
+        leaf[5] = leaf[8]
+        leaf[7] *= -1.0
+    given.update["k"][2] = math.inf
+    standing = torch.zeros(9)
+    standing[5] = 0.06
+    combine = build_combine(DefenceOptions(size_bound=3.0, alike=0.1, against=0.4, memory=0.9, share=0.4), uniform_mean())
+    assert combine.judge is not None
+    judged, cause = combine.judge(given, standing)
+    assert (judged.weight > 0).nonzero().flatten().tolist() == [0, 1, 6, 8]
+    assert float(judged.metrics["screened"].sum()) == 4.0
+    assert cause[[2, 3, 5]].tolist() == [1.0, 1.0, 1.0]
+    assert 0.4 < float(cause[7]) <= 1.0
+    assert (cause[[0, 1, 6, 8]] < 0).all()  # 8 did not ask to be copied
+    torch.testing.assert_close(aggregate(combine, judged).update["k"], given.update["k"][[0, 1, 6, 8]].mean())
+
+
+def test_where_all_are_absurd_that_is_held_against_all() -> None:
+    combine = build_combine(DefenceOptions(memory=0.9), uniform_mean())
+    assert combine.judge is not None
+    spoilt = messages()
+    spoilt.update["k"][:] = math.nan
+    judged, cause = combine.judge(spoilt, torch.zeros(9))
+    assert not judged.weight.any()
+    assert (cause == 1.0).all()
+
+
 def test_a_comparison_that_would_leave_nobody_leaves_everybody() -> None:
     """Each of three clients is far larger than the others in one leaf of its own."""
     update = {name: torch.ones(3, 2) for name in "abc"}
@@ -237,6 +269,7 @@ def test_too_few_messages_left_is_an_error_when_it_happens() -> None:
         ({"size_bound": math.nan}, "size_bound is nan"),
         ({"against": -1.0}, "against is -1.0"),
         ({"alike": -0.1}, "alike is -0.1, expected from 0"),
+        ({"memory": 1.1}, "memory is 1.1, expected from 0"),
         ({"size_bound": 3.0, "screen": False}, "size_bound is 3.0, but screen is off"),
         ({"alike": 0.1, "screen": False}, "alike is 0.1, but screen is off"),
         ({"max_examples": 0.0}, "max_examples is 0.0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 import torch
 
 from metabayfl import random, tree
-from metabayfl.aggregators import Combine, fixed_mean, uniform_mean, weighted_mean
+from metabayfl.aggregators import Combine, DefenceOptions, fixed_mean, uniform_mean, weighted_mean
+from metabayfl.aggregators.comparison import SHUT
 from metabayfl.algorithms import ALGORITHMS
+from metabayfl.attacks import AttackOptions, hostile
 from metabayfl.data import Federation
-from metabayfl.engine import job, pipeline, rounds
+from metabayfl.engine import job, pipeline, rounds, standing, tasks
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.pipeline import Pipeline
 from metabayfl.models import mlp
@@ -90,6 +93,28 @@ def test_an_empty_cohort_moves_nothing(algorithm: Algorithm, federation: Federat
     aggregate = cohort(algorithm, federation, Pipeline(weighted_mean()), TrainOptions(), count=0)
     assert all(not leaf.any() for leaf in tree.leaves(aggregate.update))
     assert rounds.mean_loss(aggregate) == (None, 0)
+
+
+def test_standings_are_learned_and_lie_in_the_checkpoint(algorithm: Algorithm, federation: Federation, tmp_path: Path) -> None:
+    base = TrainOptions(cohort=6, validate_every=0, checkpoint_every=2, defence=DefenceOptions(memory=1.0), attack=AttackOptions("sign_flip"))
+
+    def run(counts: tuple[int, ...], folder: str) -> rounds.TrainState:
+        for count in counts:
+            options = dataclasses.replace(base, rounds=count)
+            screened.append([info.screened for _, info in job.run(tmp_path / folder, algorithm, federation, options, 0, "a")])
+        return job.restore(tmp_path / folder, algorithm, options, 0, "a")
+
+    screened: list[list[int]] = []
+    twice, whole = run((5, 12), "twice"), run((12,), "whole")
+    assert screened[0] + screened[1] == screened[2]
+    assert screened[2][0] == 0
+    assert sum(screened[2]) > 0
+    known = whole.guards[standing.STANDINGS]
+    seats = standing.seated(tasks.names(federation.train.ids), known["names"])
+    bad = known["cause"][seats] / (known["rounds"][seats] + standing.DOUBT) > SHUT
+    assert (bad == hostile(federation.train.ids, 0.2, random.key(0))).all()
+    assert all((left == right).all() for left, right in zip(tree.leaves(twice.guards), tree.leaves(whole.guards), strict=True))
+    assert known["rounds"].sum() == 12 * 6
 
 
 def test_guards_states_lie_in_the_checkpoint(algorithm: Algorithm, federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ def sites(tmp_path: Path, rows: pd.DataFrame) -> list[Site]:
 def rehearsed(tmp_path_factory: pytest.TempPathFactory, rows: pd.DataFrame) -> Path:
     """A finished run, ``server`` and ``kept/SITE``, that keeps test rows; tests read it and never write to it."""
     folder = tmp_path_factory.mktemp("rehearsed")
-    rehearse(job_in(folder, test_share=0.2), write_sites(folder, rows))
+    rehearse(job_in(folder, algorithm="meta_bayfl", test_share=0.2), write_sites(folder, rows))
     return folder
 
 

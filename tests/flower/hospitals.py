@@ -44,7 +44,7 @@ def write_sites(folder: Path, rows: pd.DataFrame) -> list[Site]:
     return found
 
 
-def job_in(folder: Path, out: str = "server", algorithm: str = "meta_bayfl", seed: int = 0, test_share: float = 0.0, **options: Any) -> Job:
+def job_in(folder: Path, out: str = "server", algorithm: str = "fedavg", seed: int = 0, test_share: float = 0.0, **options: Any) -> Job:
     """A job over the hospitals in a folder, with a new object for every option that is given."""
     changes = {name: options.pop(name) for name in ("target", "extra") if name in options}
     agreed = plan(config(folder, algorithm=algorithm, **changes), algorithm, seed, test_share, options.pop("schema", None))

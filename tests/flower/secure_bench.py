@@ -19,7 +19,7 @@ from metabayfl.flower.plan import experiment, plan, prepared, to_json
 from metabayfl.flower.records import Record
 from metabayfl.flower.registry import Registry
 from metabayfl.flower.round import Gathered, Setting, drive
-from metabayfl.flower.round_secure import FILE, Secret
+from metabayfl.flower.round_secure import FILE, Secret, secret_of
 from metabayfl.flower.site_data import Site
 from metabayfl.flower.site_secure import Seat
 from metabayfl.privacy.secure_aggregation import ServerState, server
@@ -62,7 +62,7 @@ def bench(folder: Path, sites: list[Site], schema: Schema, extra: str = EXTRA, *
     steps = private.guarded(pipeline.build(run.options), run.options, len(known), state.server.meta)
     given = {"quorum": 1, "retries": 0} | options
     setting = Setting(run, to_json(agreed), experiment(agreed), template(run), **given)
-    return Bench(Secret(setting, steps, len(known), folder / "server"), known, state, there)
+    return Bench(secret_of(setting, steps, len(known), state, folder / "server"), known, state, there)
 
 
 def straight(on: Bench, name: str, request: Record) -> Record:

@@ -63,12 +63,15 @@ def _checkpoint(out: Path) -> Tree:
 
 def test_regression_gives_the_engines_bits(tmp_path: Path, rows: pd.DataFrame, sites: list[Site], make_job: MakeJob) -> None:
     _, strategy, federation, _ = engine(tmp_path, rows, "meta_bayfl", target="dose")
-    shipped = rehearse(make_job(target="dose"), sites)
+    shipped = rehearse(make_job(target="dose", algorithm="meta_bayfl"), sites)
     assert Schema.from_json(shipped.schema) == federation.schema
     assert same(shipped.meta, strategy.meta)
 
 
-@pytest.mark.parametrize("defence", ['defence.combine = "median"', 'sampler = "poisson"', 'sampler = "size"', "task_samples = 6"])
+@pytest.mark.parametrize(
+    "defence",
+    ['defence.combine = "median"', "defence = {memory = 0.9, leaf_bound = 1.0}", 'sampler = "poisson"', 'sampler = "size"', "task_samples = 6"],
+)
 def test_defences_and_samplers_give_the_engines_bits(defence: str, tmp_path: Path, rows: pd.DataFrame, sites: list[Site], make_job: MakeJob) -> None:
     _, strategy, _, _ = engine(tmp_path, rows, "fedavg", extra=defence)
     assert same(rehearse(make_job(algorithm="fedavg", extra=defence), sites).meta, strategy.meta)
@@ -81,7 +84,7 @@ def test_several_clients_at_a_site_give_the_engines_bits(tmp_path: Path, rows: p
     for name, hospitals in {"north": ["h0", "h3", "h5"], "south": ["h1", "h2", "h4"]}.items():
         rows[rows["hospital"].isin(hospitals)].to_csv(tmp_path / f"{name}.csv", index=False)
         sites.append(Site(name, tmp_path / f"{name}.csv", tmp_path / "kept" / name, "hospital"))
-    shipped = rehearse(make_job(sites=2, schema=federation.schema), sites)
+    shipped = rehearse(make_job(sites=2, algorithm="meta_bayfl", schema=federation.schema), sites)
     assert same(shipped.meta, strategy.meta)
     agreed = rehearse(make_job("agreed", sites=2), sites)
     assert Schema.from_json(agreed.schema).columns == federation.schema.columns

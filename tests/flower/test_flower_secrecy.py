@@ -59,6 +59,17 @@ def _with(reply: Record, sealed: bytes) -> Record:
     return reply._replace(arrays={"message": records.as_array(sealed)})
 
 
+@pytest.mark.parametrize("clients", [None, [], ["h3"], ["h1", "h1"], [1], [["h1"]]])
+def test_a_site_that_names_other_clients_than_it_was_asked_for_is_left_out(clients: object, on: Bench) -> None:
+    def answer(name: str, request: Record) -> Record:
+        reply = straight(on, name, request)
+        return reply._replace(body={"clients": clients, "failed": {}}) if (name, request.header.phase) == ("h1", "advertise") else reply
+
+    gathered = play(on, answer)
+    assert gathered.clients == 2
+    assert "names" in gathered.skipped["h1"]
+
+
 @pytest.mark.parametrize("phase", ["advertise", "mask", "unmask"])
 @pytest.mark.parametrize(
     ("change", "said"),

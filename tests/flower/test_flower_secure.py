@@ -175,6 +175,14 @@ def test_below_the_quorum_nothing_is_unmasked(on: Bench) -> None:
     assert "unmask" not in {record.header.phase for record in seen}
 
 
+def test_a_sum_with_too_little_noise_is_never_unmasked(tmp_path: Path, sites: list[Site], schema: Schema) -> None:
+    on, seen = bench(tmp_path, sites, schema, extra=EXTRA + PRIVACY + 'privacy.mechanism = "discrete_gaussian"'), list[Record]()
+    with pytest.raises(FederationError, match="2 clients are left where 3 are needed"):
+        play(on, drop={"mask": {"h1"}}, seen=seen)
+    assert "unmask" not in {record.header.phase for record in seen}
+    assert play(on).clients == 3
+
+
 def test_a_client_that_diverges_takes_no_part_and_is_named(on: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     true_message = site_training.client_message
 

@@ -10,11 +10,14 @@ takes ``around(aggregate.update)`` as the next pass's combine, and the last aggr
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
 
 from metabayfl.types import Aggregate, Key, Message, Tree
+
+Judge: TypeAlias = Callable[[Message, Tensor], tuple[Message, Tensor]]
+"""A cohort's messages and their senders' standings ``(C,)`` -> the messages that ``partial`` takes, and what is held against each, ``(C,)``."""
 
 
 class Combine(NamedTuple):
@@ -29,4 +32,6 @@ class Combine(NamedTuple):
     around: Callable[[Tree], Combine] | None = None  # what the last pass found -> the combine of the next; None where one pass is all
     draw: Callable[[Key], Combine] | None = None  # a round's key -> the combine with its random numbers; None where it draws none
     reach: Callable[[float], dict[str, float]] | None = None  # largest weight -> bounds on groups of ``partial``, where they are not the mean's
+    judge: Judge | None = None  # called on the whole cohort before ``partial``; None where nothing is remembered of clients
+    memory: float = 0.0  # what is kept of a client's standing each time it takes part
     linear: bool = False  # whether ``partial`` is a weighted sum of the updates and no more, so that a cohort's may be taken as one gradient

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial as partial_of
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
@@ -45,7 +46,7 @@ DEFENCES: dict[str, DefenceOptions] = {
     "screening": DefenceOptions(),
     **{name: DefenceOptions(name, share=0.3) for name in ROBUST_COMBINES if "krum" not in name},
     **{name: DefenceOptions(name, share=0.2) for name in ROBUST_COMBINES if "krum" in name},
-    "recommended": DefenceOptions(share=0.4, size_bound=3.0, alike=0.1, against=0.4, leaf_bound=1.0),
+    "recommended": DefenceOptions(share=0.4, size_bound=3.0, alike=0.1, against=0.4, memory=0.95, leaf_bound=1.0),
 }
 """Ready defences by name, for cohorts of ten and more of which a fifth is hostile on average."""
 
@@ -90,7 +91,8 @@ def _too_few(options: DefenceOptions, count: int) -> str:
 def build_combine(options: DefenceOptions, weighting: Combine) -> Combine:
     """The combine that the options ask for.
 
-    Its aggregate's metrics also hold ``screened``, the number of clients that were screened.
+    Its aggregate's metrics also hold ``screened``, the number of clients that were screened. With ``memory`` the engine calls its ``judge`` before
+    ``partial``: messages of clients whose standing is above :data:`~metabayfl.aggregators.comparison.SHUT` are screened as well.
 
     Args:
         options: see :class:`~metabayfl.aggregators.options.DefenceOptions`.
@@ -112,7 +114,7 @@ def build_combine(options: DefenceOptions, weighting: Combine) -> Combine:
 
 def _by_cohort(options: DefenceOptions) -> bool:
     """Whether a message is compared with the others' before it is combined."""
-    return bool(options.size_bound or options.against or options.alike or options.leaf_bound)
+    return bool(options.size_bound or options.against or options.alike or options.memory or options.leaf_bound)
 
 
 def _ruled(options: DefenceOptions, key: Key | None = None) -> Combine:
@@ -145,17 +147,36 @@ def _need(key: Key | None) -> Key:
     return key
 
 
-def _screened(options: DefenceOptions, messages: Message) -> Message:
-    """Messages without the absurd ones and those that differ from the cohort as no honest one does; how many these are is among the metrics."""
-    out = screening.faulty(messages, options.max_examples)
-    kept = screening.screen(messages, out)
-    for test in _tests(options):
+def _judged(options: DefenceOptions, messages: Message, standing: Tensor) -> tuple[Message, Tensor]:
+    """Messages without the absurd ones, those of bad standing, and those that differ from the cohort as no honest one does; what each gave cause for.
+
+    How many were left out is among the metrics.
+    """
+    faulty = screening.faulty(messages, options.max_examples)
+    kept, out = screening.screen(messages, faulty), faulty
+    for test in (lambda kept, counted: counted & (standing > comparison.SHUT), *_tests(options)):
         counted = kept.weight > 0
         found = test(kept, counted) if counted.any() else out
         if (counted & ~found).any():  # where a comparison leaves nobody, it says nothing
             out = out | found
             kept = screening.screen(kept, out)  # the next one does not see whom this one took out
-    return kept._replace(metrics={**kept.metrics, "screened": out.to(messages.weight.dtype)})
+    cause = _cause(options, screening.screen(messages, faulty), faulty, kept.weight > 0, out) if options.memory else torch.zeros_like(standing)
+    return kept._replace(metrics={**kept.metrics, "screened": out.to(messages.weight.dtype)}), cause
+
+
+def _cause(options: DefenceOptions, messages: Message, faulty: Tensor, heard: Tensor, out: Tensor) -> Tensor:
+    """What this round holds against each client, from -1 to 1: its reach against those who are heard, or 1 where it is absurd, too large or a copy.
+
+    Nobody who is heard is a copy: so a hostile client that was found out cannot ruin an honest one's name by copying its message.
+    """
+    if not heard.any():
+        return faulty.to(torch.float32)
+    odd = faulty
+    if options.size_bound:
+        odd = odd | (comparison.sizes(messages, heard) > options.size_bound)
+    if options.alike:
+        odd = odd | comparison.copies(messages, messages.weight > 0, options.alike)
+    return torch.where(out & odd, 1.0, comparison.against(messages, heard).clamp(-1.0, 1.0)).to(torch.float32)
 
 
 def _tests(options: DefenceOptions) -> list[Callable[[Message, Tensor], Tensor]]:
@@ -181,8 +202,8 @@ def _prepared(options: DefenceOptions, inner: Combine) -> Combine:
     """``inner`` on messages that were screened and bounded."""
 
     def partial(messages: Message) -> Tree:
-        if options.screen:
-            messages = _screened(options, messages)
+        if options.screen and not options.memory:
+            messages, _ = _judged(options, messages, torch.zeros_like(messages.weight))
         messages = screening.bound_blocks(messages, options.bounds)
         if options.leaf_bound:
             messages = screening.bound_leaves(messages, options.leaf_bound, messages.weight > 0)
@@ -199,5 +220,6 @@ def _prepared(options: DefenceOptions, inner: Combine) -> Combine:
         return None if make is None else lambda given: _prepared(options, make(given))
 
     needs: Literal["sum", "each"] = "each" if _by_cohort(options) else inner.needs
-    around, draw = prepared(inner.around), prepared(inner.draw)
-    return inner._replace(needs=needs, partial=partial, finish=finish, around=around, draw=draw, linear=False)
+    judge = partial_of(_judged, options) if options.memory else None
+    steps = inner._replace(needs=needs, partial=partial, finish=finish, around=prepared(inner.around), draw=prepared(inner.draw))
+    return steps._replace(judge=judge, memory=options.memory, linear=False)

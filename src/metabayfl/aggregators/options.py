@@ -28,6 +28,8 @@ class DefenceOptions:
             (:func:`metabayfl.aggregators.comparison.against`), as long as they are not more than ``share``; 0 for no such check.
         alike: clients are screened whose messages are nearer to each other than this share of the cohort's median distance, as long as they are not
             more than ``share`` (:func:`metabayfl.aggregators.comparison.copies`); 0 for no such check.
+        memory: what is held against a client is remembered, and so much of it is kept each time it takes part: a client with a bad record is screened
+            (:func:`metabayfl.aggregators.defence.build_combine`); 0 for no memory.
         leaf_bound: the norm of a message's leaf is scaled down to this multiple of the cohort's lower quartile of that leaf's norms; 0 for no bound.
         bounds: the norm of a message's top-level block, by name, is scaled down to this, in the update's unit.
         screen: messages with NaN, infinite or absurd numbers count as if they had not come.
@@ -42,6 +44,7 @@ class DefenceOptions:
     size_bound: float = 0.0
     against: float = 0.0
     alike: float = 0.0
+    memory: float = 0.0
     leaf_bound: float = 0.0
     bounds: Mapping[str, float] = field(default_factory=dict)
     screen: bool = True
@@ -55,14 +58,15 @@ class DefenceOptions:
         for name in ("size_bound", "against", "leaf_bound"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 (none) or a multiple of what is usual in the cohort, such as 2")
-        if not 0 <= self.alike < 1:
-            raise ConfigError(f"alike is {self.alike}, expected from 0 (none) and below 1")
+        for name in ("alike", "memory"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected from 0 (none) to 1")
         if not self.max_examples > 0:
             raise ConfigError(f"max_examples is {self.max_examples}, expected above 0")
         for name, bound in self.bounds.items():
             if not 0 < bound < math.inf:
                 raise ConfigError(f"the bound of block {name!r} is {bound}, expected a norm above 0")
-        for name in ("size_bound", "against", "alike"):
+        for name in ("size_bound", "against", "alike", "memory"):
             if getattr(self, name) and not self.screen:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but screen is off: it says who is screened")
         if self.combine == "mean" and (self.mixing or self.bucket > 1):

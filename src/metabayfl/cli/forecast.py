@@ -43,7 +43,7 @@ def _lines(found: Forecast) -> list[tuple[str, str]]:
         ("rounds", f"{found.rounds:,} planned; the budget bears {_borne(found)}"),
         (
             "noise on the mean",
-            f"{size:.4g} on each number; {norm / found.bound:.3g} of the bound in norm, so above it a round shows more noise than data",
+            f"{size:.4g} on each number; {norm / found.bound:.3g} of the bound in norm (above 1, a single round shows more noise than data)",
         ),
         *([] if found.share is None else [("a client's share", _share(found.share, plan.cohort))]),
         ("budget", f"epsilon {options.epsilon:g} at delta {options.delta:g}, by {plan.accountant.upper()}"),

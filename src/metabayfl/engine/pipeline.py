@@ -22,9 +22,10 @@ from metabayfl import random, tree
 from metabayfl.aggregators import COMBINES, Combine, build_combine
 from metabayfl.attacks import Attack, build_attack, hostile
 from metabayfl.data.federation import Clients
-from metabayfl.engine import cohort, secure
+from metabayfl.engine import cohort, secure, standing
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.secure import Secure
+from metabayfl.engine.standing import STANDINGS
 from metabayfl.engine.tasks import Block
 from metabayfl.types import Aggregate, Guard, Key, Message, Model, Tree
 
@@ -50,6 +51,7 @@ class Stack(NamedTuple):
     messages: Message
     keys: Tensor  # (C,) the clients' keys of this round
     positions: NDArray[np.int64]  # (C,) their places among the training clients
+    names: Tensor  # (C,) what stands for their names
     scale: Tensor  # (C,) what their updates are multiplied by after the guards
 
 
@@ -74,8 +76,9 @@ def infiltrated(pipeline: Pipeline, options: TrainOptions, clients: Clients, mod
 
 
 def begin(pipeline: Pipeline, meta: Tree) -> Tree:
-    """The guards' states before the first round, by name."""
-    return {guard.name: guard.begin(meta) for guard in pipeline.guards}
+    """What is carried from round to round, before the first: the guards' states by name, and clients' standings where they are remembered."""
+    standings = {} if pipeline.combine.judge is None else {STANDINGS: standing.begin()}
+    return {**{guard.name: guard.begin(meta) for guard in pipeline.guards}, **standings}
 
 
 def drawn(pipeline: Pipeline, key: Key) -> Pipeline:
@@ -100,8 +103,9 @@ def together(stacks: list[Stack]) -> Stack:
     whole = cohort.concatenate([stack.messages for stack in stacks])
     update = tree.map(lambda leaf: leaf[order], whole.update)
     messages = Message(update, whole.weight[order], {name: value[order] for name, value in whole.metrics.items()})
-    keys, scale = (torch.cat(parts)[order] for parts in zip(*((stack.keys, stack.scale) for stack in stacks), strict=True))
-    return Stack(messages, keys, positions[rows], scale)
+    parts = zip(*((stack.keys, stack.names, stack.scale) for stack in stacks), strict=True)
+    keys, names, scale = (torch.cat(part)[order] for part in parts)
+    return Stack(messages, keys, positions[rows], names, scale)
 
 
 def attacked(pipeline: Pipeline, stack: Stack, key: Key) -> Stack:
@@ -117,14 +121,19 @@ def gather(pipeline: Pipeline, states: Tree, stacks: Iterable[Stack], key: Key) 
 
     Args:
         pipeline: of this round, from :func:`drawn`.
-        states: of the guards.
+        states: what is carried from round to round.
         stacks: at least one; they are taken one after the other where a sum is enough.
         key: the round's.
     """
     if pipeline.attack is not None or pipeline.combine.needs == "each":
         stacks = [attacked(pipeline, together(list(stacks)), key)]
-    guarded = ((_arrived(stack, on_messages(pipeline, states, stack.messages, stack.keys)), stack.keys) for stack in stacks)
-    return combined(pipeline, guarded)
+    guarded = ((stack, _arrived(stack, on_messages(pipeline, states, stack.messages, stack.keys))) for stack in stacks)
+    if pipeline.combine.judge is None:
+        return combined(pipeline, ((messages, stack.keys) for stack, messages in guarded))
+    stack, messages = next(guarded)  # it needs each, so all are in one
+    judged, standings = standing.judge(pipeline.combine, messages, stack.names, states[STANDINGS])
+    aggregate = combined(pipeline, [(judged, stack.keys)])
+    return aggregate._replace(metrics={**aggregate.metrics, **tree.flatten({STANDINGS: standings})})
 
 
 def _arrived(stack: Stack, messages: Message) -> Message:
@@ -168,7 +177,7 @@ def on_messages(pipeline: Pipeline, states: Tree, messages: Message, keys: Tenso
 
 def on_aggregate(pipeline: Pipeline, states: Tree, aggregate: Aggregate, key: Key) -> tuple[Tree, Aggregate]:
     """The guards' second halves, the last guard first; their new states beside the aggregate."""
-    new = dict(states)
+    new = {**states, **tree.unflatten({path: leaf for path, leaf in aggregate.metrics.items() if path.startswith(STANDINGS + tree.SEPARATOR)})}
     for guard in reversed(pipeline.guards):
         new[guard.name], aggregate = guard.server(states[guard.name], aggregate, random.fold(key, guard.name))
     return new, aggregate

@@ -37,7 +37,7 @@ class TrainState(NamedTuple):
     best_round: int
     best_loss: float  # nats on the validation clients; inf before the first look
     stalled: int  # looks since the best one
-    guards: Tree  # what the pipeline's guards carry from round to round, ``{}`` without any
+    guards: Tree  # what the pipeline carries from round to round, ``{}`` without guards and memory
     flights: Tree  # clients at work and their strategies, ``{}`` where the server works in rounds
 
 
@@ -183,7 +183,7 @@ def run_groups(
     run = cohort.messages if options.vectorise and (pays or algorithm.clients) else cohort.messages_by_loop
     with torch.no_grad():
         poisoned = ((group, own, seen, pipeline.on_tasks(steps, block, own, key)) for group, own, seen, block in work)
-        stacks = (_stack(run(algorithm, seen, block), block, own, group) for group, own, seen, block in poisoned)
+        stacks = (_stack(run(algorithm, seen, block), block, clients, own, group) for group, own, seen, block in poisoned)
         return pipeline.gather(steps, guards, stacks, key)
 
 
@@ -198,10 +198,11 @@ def _blocks(
         yield group, own, seen, tasks.block(clients, own, keys, options.support_share, device, options.task_samples)
 
 
-def _stack(messages: Message, block: Block, positions: NDArray[np.int64], group: Group) -> Stack:
+def _stack(messages: Message, block: Block, clients: Clients, positions: NDArray[np.int64], group: Group) -> Stack:
     """Messages with the sizes that their senders claim."""
     claimed = messages if group.claim == 1.0 else messages._replace(weight=messages.weight * group.claim)
-    return Stack(claimed, block.keys, positions, torch.full_like(block.keys, group.scale, dtype=torch.float64))
+    names = tasks.names([clients.ids[position] for position in positions]).to(block.keys.device)
+    return Stack(claimed, block.keys, positions, names, torch.full_like(block.keys, group.scale, dtype=torch.float64))
 
 
 def _scaled(update: Tree, scale: float) -> Tree:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,8 +35,12 @@ class Block(NamedTuple):
 
 def client_keys(key: Key, clients: Clients, positions: NDArray[np.int64]) -> Tensor:
     """A key per client from its id, never from its place in the cohort; shape ``(C,)``."""
-    names = torch.tensor([random.digest(clients.ids[position]) for position in positions], dtype=torch.int64, device=key.device)
-    return random.fold(key, "client", names)
+    return random.fold(key, "client", names([clients.ids[position] for position in positions]).to(key.device))
+
+
+def names(ids: Sequence[str]) -> Tensor:
+    """The numbers that stand for clients' names, int64 ``(C,)``."""
+    return torch.tensor([random.digest(id) for id in ids], dtype=torch.int64)
 
 
 def support_sizes(sizes: NDArray[np.int64], share: float) -> NDArray[np.int64]:

@@ -166,6 +166,7 @@ def rounds(job: Job, setting: Setting, members: Members, state: TrainState) -> I
     run, options = setting.run, setting.run.options
     clients = len(registry.training(members.registry).ids)
     steps = private.guarded(pipeline.build(options), options, clients, state.server.meta)
+    secret = None if options.secure is None else round_secure.secret_of(setting, steps, clients, state, job.out)
     stream = None if options.asynchronous is None else Stream(setting, members, job.options.patience, state)
     permit = private.permit(job.out, options, clients, state.server.meta, identity(run), done=state.round)
     while run.algorithm.federated and goes_on(state, options) and permit(state.round):
@@ -173,7 +174,7 @@ def rounds(job: Job, setting: Setting, members: Members, state: TrainState) -> I
         members.refresh(job.options.patience)
         registry.save(job.out / REGISTRY, members.registry)
         if stream is None:
-            phases = _phases(job, setting, steps, members.registry, state, clients)
+            phases = _phases(setting, steps, secret, members.registry, state)
             gathered = one_round.drive(phases, lambda ask: members.exchange(ask, job.options.patience))
         else:
             gathered, state = stream.buffer(steps, state)
@@ -184,9 +185,9 @@ def rounds(job: Job, setting: Setting, members: Members, state: TrainState) -> I
         round_secure.forget(job.out)
 
 
-def _phases(job: Job, setting: Setting, steps: Pipeline, known: Registry, state: TrainState, clients: int) -> Round:
-    if setting.run.options.secure is not None:
-        return round_secure.in_secret(Secret(setting, steps, clients, job.out), known, state)
+def _phases(setting: Setting, steps: Pipeline, secret: Secret | None, known: Registry, state: TrainState) -> Round:
+    if secret is not None:
+        return round_secure.in_secret(secret, known, state)
     return one_round.in_clear(setting, steps, known, one_round.draw(setting.run, known, state.round), state)
 
 

@@ -5,6 +5,7 @@ A digest of all of it goes into the protocol's setup, so that a site masks for n
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import NamedTuple
 
@@ -74,20 +75,21 @@ def centre_of(request: Record, template: Tree) -> Tree | None:
     if not found:
         return None
     expected = tree.flatten(template)
-    if found.keys() != expected.keys() or any(found[path].shape != leaf.shape or not found[path].isfinite().all() for path, leaf in expected.items()):
+    if found.keys() != expected.keys() or any(found[path].shape != leaf.shape or found[path].dtype != leaf.dtype for path, leaf in expected.items()):
         raise FederationError("what the last pass found does not fit this algorithm and model: install the same metabayfl at both ends")
     paths = tree.paths(template)
     return tree.map(lambda leaf: found[next(paths)], template)
 
 
-def steps(options: TrainOptions, counts: Counts, meta: Tree, key: Key, centre: Tree | None) -> Pipeline:
-    """The pipeline of one pass, with privacy's guard and noise where the options ask for it.
+def site_steps(options: TrainOptions, counts: Counts, meta: Tree, key: Key) -> Pipeline:
+    """The pipeline of a round's first pass as a site runs it: clipping, and its share of privacy's noise where clients add it.
 
-    Raises:
-        FederationError: for a second pass of a combine that has one.
+    How much noise the server adds is no affair of a site, which is spared the search for it: that takes seconds.
     """
-    guarded = private.guarded(pipeline.build(options), options, counts.population, meta)
-    return around(pipeline.drawn(guarded, key), centre)
+    privacy = options.privacy
+    if privacy is not None and privacy.mechanism == "gaussian":
+        options = dataclasses.replace(options, privacy=dataclasses.replace(privacy, noise_multiplier=1.0))
+    return pipeline.drawn(private.guarded(pipeline.build(options), options, counts.population, meta), key)
 
 
 def around(first: Pipeline, centre: Tree | None) -> Pipeline:

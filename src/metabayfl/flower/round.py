@@ -158,5 +158,9 @@ def aggregate(setting: Setting, steps: Pipeline, state: TrainState, drawn: Cohor
         return nobody(steps.combine, state.server.meta)
     key, full = round_key(setting.run.seed, state.round), torch.ones(1, dtype=torch.float64)
     with torch.no_grad():
-        stacks = (Stack(cohort.stack([heard.messages[drawn.ids[row]]]), drawn.keys[row][None], drawn.positions[row][None], full) for row in rows)
+        names = tasks.names(drawn.ids)
+        stacks = (
+            Stack(cohort.stack([heard.messages[drawn.ids[row]]]), drawn.keys[row][None], drawn.positions[row][None], names[row][None], full)
+            for row in rows
+        )
         return pipeline.gather(pipeline.drawn(steps, key), state.guards, stacks, key)

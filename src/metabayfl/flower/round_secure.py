@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 
 from metabayfl import tree_file
-from metabayfl.engine import cohort, pipeline, secure
+from metabayfl.engine import cohort, pipeline, private, secure
 from metabayfl.engine.pipeline import Pipeline
 from metabayfl.engine.rounds import TrainState, nobody, round_key
 from metabayfl.errors import ArtifactError, FederationError, QuorumError
@@ -41,6 +41,7 @@ class Secret(NamedTuple):
     setting: Setting
     steps: Pipeline
     population: int  # training clients
+    shares: int  # clients whose noise privacy counts on; 0 where the server adds it, or there is none
     out: Path
 
 
@@ -89,6 +90,10 @@ def in_secret(secret: Secret, registry: Registry, state: TrainState) -> Round:
     if len(drawn.owners) < 2:
         alone = "a sum over one site would be its own message: its clients are left out of this round"
         return Gathered(nobody(secret.steps.combine, state.server.meta), 0, dict.fromkeys(drawn.ids, alone))
+    if len(drawn.ids) < secret.shares:
+        raise FederationError(
+            f"round {state.round + 1}: {len(drawn.ids)} clients were drawn, and privacy counts on the noise of {secret.shares}: lower answering"
+        )
     key = round_key(secret.setting.run.seed, state.round)
     first = pipeline.drawn(secret.steps, key)
     place, centre = (0, None) if kept is None else (kept.place, kept.centre)
@@ -99,6 +104,13 @@ def in_secret(secret: Secret, registry: Registry, state: TrainState) -> Round:
         place, centre, kept = place + 1, found.update, None
         if place == first.combine.passes:
             return _gathered(drawn, session, found)
+
+
+def secret_of(setting: Setting, steps: Pipeline, population: int, state: TrainState, out: Path) -> Secret:
+    """What stays the same from round to round of this run, with ``population`` training clients."""
+    options = setting.run.options
+    grid = None if options.privacy is None else private.plan(options, population, state.server.meta).grid
+    return Secret(setting, steps, population, 0 if grid is None else grid.shares, out)
 
 
 def forget(out: Path) -> None:
@@ -121,7 +133,7 @@ def _sum(secret: Secret, state: TrainState, turn: Turn, kept: Session | None) ->
     """One pass, in as many sessions as it takes."""
     setting, terms, why = secret.setting, masked.terms(turn.how, turn.common, masked.secured(turn.steps).options), ""
     kept = None if kept is None or kept.protocol.setup.about != terms.about else kept
-    for attempt in range(0 if kept is None else kept.attempt, setting.retries + 1):
+    for attempt in range(0 if kept is None else min(kept.attempt, setting.retries), setting.retries + 1):
         session = _begun(turn, terms, attempt) if kept is None or attempt > kept.attempt else kept
         try:
             return (yield from _session(secret, state, turn, session))
@@ -141,7 +153,7 @@ def _begun(turn: Turn, terms: Terms, attempt: int) -> Session:
 
 def _session(secret: Secret, state: TrainState, turn: Turn, session: Session) -> Summing:
     """The phases that are left of one session; the state is on the disk before anybody is asked."""
-    need = min(secret.setting.quorum, len(turn.drawn.ids))
+    need = max(min(secret.setting.quorum, len(turn.drawn.ids)), secret.shares)
     while session.protocol.phase != "done":
         _keep(secret, state, turn, session)
         replies = yield Ask(_requests(secret, turn, session), functools.partial(_enough, turn, session, need))
@@ -213,7 +225,7 @@ def _clients(reply: Record, wanted: list[str]) -> tuple[list[str], dict[str, str
     done, failed = reply.body.get("clients"), reply.body.get("failed")
     if not isinstance(done, list) or not isinstance(failed, dict) or not done:
         raise FederationError("the reply names no clients: install the same metabayfl there")
-    if len(set(map(str, done))) != len(done) or not set(map(str, done)) <= set(wanted):
+    if not all(isinstance(name, str) for name in done) or len(set(done)) != len(done) or not set(done) <= set(wanted):
         raise FederationError("the reply names a client twice, or one that was not asked: the site is left out")
     reasons = {name: failed.get(name) for name in wanted if name not in done}
     return done, {name: reason[:500] if isinstance(reason, str) else "its site left it out" for name, reason in reasons.items()}

@@ -7,8 +7,9 @@ are in it; so a site may be killed at any moment, and the same request gets the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,18 +84,26 @@ def answer(site: Site, request: Record, understood: Callable[[], Asked]) -> Reco
 
 def _answer(site: Site, request: Record, understood: Callable[[], Asked]) -> Record:
     path = store.seat_path(site.folder, request.header.experiment)
-    try:
-        sealed = _message(request)
-        kept, asked = _kept(path), unseal(sealed)[0]
-        _check_turn(kept, request, asked)
-        seat = _seated(kept, request, asked, understood)
+    sealed, kept = _message(request), _kept(path)
+    with _told():
+        asked = unseal(sealed)[0]
+    _check_turn(kept, request, asked)
+    seat = _seated(kept, request, asked, understood)
+    with _told():
         state = client.from_bytes(seat.state) if seat.state else None
         state, reply = client.answer(state, sealed, site.name, seat.share.terms, lambda: np.frombuffer(seat.share.vector, "<u8").astype(np.uint64))
-    except (ArtifactError, QuorumError) as error:  # they speak of the protocol's messages alone
-        raise FederationError(str(error)) from error
     store.keep_secret(path, states.to_bytes(seat._replace(state=client.to_bytes(state))))
-    told = {"clients": list(seat.share.clients), "failed": seat.share.failed} if asked.phase == "advertise" else {}
-    return record(request.header, told, {masked.MESSAGE: as_array(reply)}, {"clients": len(seat.share.clients)})
+    words = {"clients": list(seat.share.clients), "failed": seat.share.failed} if asked.phase == "advertise" else {}
+    return record(request.header, words, {masked.MESSAGE: as_array(reply)}, {"clients": len(seat.share.clients)})
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Errors of the protocol speak of its messages alone, so the server may hear them."""
+    try:
+        yield
+    except (ArtifactError, QuorumError) as error:
+        raise FederationError(str(error)) from error
 
 
 def _message(request: Record) -> bytes:
@@ -149,7 +158,7 @@ def _share(asked: Asked, work: str) -> Share:
     """Train, clip, encode and add up."""
     run, counts = run_of(asked), masked.counts_of(asked.request)
     meta = strategy_of(asked, run)
-    first = masked.steps(run.options, counts, meta, round_key(run.seed, asked.request.header.round), None)
+    first = masked.site_steps(run.options, counts, meta, round_key(run.seed, asked.request.header.round))
     taken = masked.around(first, masked.centre_of(asked.request, meta))
     secured = masked.secured(taken)
     own = _guarded(asked, run, first, cohort.by_columns(meta))

@@ -14,7 +14,6 @@ Every file is whole or as it was. A request that comes again, because the site, 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -119,6 +118,8 @@ def alone(folder: Path, experiment: str) -> Iterator[None]:
     Raises:
         StorageError: if there is no room for the lock.
     """
+    import fcntl  # not everywhere that this file is read
+
     path = _secrets(folder, experiment) / "lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

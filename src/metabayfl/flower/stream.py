@@ -65,7 +65,10 @@ class Stream:
         return options
 
     def buffer(self, steps: Pipeline, state: TrainState) -> tuple[Gathered, TrainState]:
-        """Wait until a buffer is full, or holds the quorum when time is up; the clients still at work are in the state that is returned.
+        """Wait until a buffer is full, or holds the quorum when time is up or nobody is at work any more.
+
+        Returns:
+            What the buffer came to, and the state with the clients who are still at work.
 
         Raises:
             FederationError: if fewer messages than the quorum came, after waiting ``retries`` times more.
@@ -73,23 +76,26 @@ class Stream:
         self._skipped = {}
         self._leave_stale(state.round)
         transport, left, wave = self._members.transport, self._setting.retries, 0
-        start = transport.now()
+        start = busy = transport.now()
         while True:
             wave += self._ask(state, wave)
-            moved = self._exchange()
-            if len(self._waiting()) >= self._options.buffer:
-                break
-            if moved:
-                continue
-            if transport.now() >= start + self._patience.reply:
-                if len(self._waiting()) >= min(self._setting.quorum, self._options.buffer):
-                    break
+            moved, now = self._exchange(), transport.now()
+            busy = busy if len(self._waiting()) == len(self._flights) else now
+            if self._is_enough(late=now >= min(start + self._patience.reply, busy + self._patience.grace)):
+                return self._gathered(steps, state)
+            if now >= start + self._patience.reply:
                 if not left:
-                    reasons = "; ".join(sorted(set(self._skipped.values()))[:5]) or "no reply"
-                    raise FederationError(no_quorum(state.round, f"{len(self._waiting())} messages came: {reasons}", self._setting))
-                left, start, self._skipped = left - 1, transport.now(), {}
-            transport.sleep(self._patience.poll)
-        return self._gathered(steps, state)
+                    raise FederationError(no_quorum(state.round, self._shortage(), self._setting))
+                left, start, busy, self._skipped = left - 1, now, now, {}
+            if not moved:
+                transport.sleep(self._patience.poll)
+
+    def _is_enough(self, *, late: bool) -> bool:
+        """Whether the messages that came make a buffer, or the quorum where it is late."""
+        return len(self._waiting()) >= (min(self._setting.quorum, self._options.buffer) if late else self._options.buffer)
+
+    def _shortage(self) -> str:
+        return f"{len(self._waiting())} messages came: {'; '.join(sorted(set(self._skipped.values()))[:5]) or 'no reply'}"
 
     def _waiting(self) -> list[str]:
         """Clients whose messages came, in the order in which they did."""

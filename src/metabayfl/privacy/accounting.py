@@ -89,11 +89,23 @@ def _epsilon(plan: Plan, rounds: int, delta: float) -> float:
         curve = distributed.curve(plan.mechanism, plan.grid, plan.noise_multiplier, replaced=plan.sampling == "fixed")
         orders, divergences = distributed.sampled(curve, plan.sampling, plan.cohort / plan.clients)
         return float(library.rdp.compute_epsilon(orders, [rounds * value for value in divergences], delta)[0])
+    if plan.accountant == "pld" and plan.sampling == "poisson":
+        nothing = library.pld.privacy_loss_distribution.identity()  # what dp-accounting's own accountant starts from: to the last bit
+        composed = nothing.compose(_one_round(plan.noise_multiplier, plan.cohort / plan.clients).self_compose(rounds))
+        return float(composed.get_epsilon_for_delta(delta))
     relation = library.NeighboringRelation.REPLACE_ONE if plan.sampling == "fixed" else library.NeighboringRelation.ADD_OR_REMOVE_ONE
     accountants = {"pld": library.pld.PLDAccountant, "rdp": library.rdp.RdpAccountant}
     accountant = accountants[plan.accountant](neighboring_relation=relation)
     with _quietly():
         return float(accountant.compose(event(plan), rounds).get_epsilon(delta))
+
+
+@functools.lru_cache(maxsize=64)
+def _one_round(multiplier: float, share: float) -> Any:
+    """The privacy loss distribution of one round, which takes seconds, while composing rounds of it takes none: an account asks for many."""
+    library = _library()
+    loss = library.pld.privacy_loss_distribution
+    return loss.from_gaussian_mechanism(multiplier, sampling_prob=share, neighboring_relation=library.NeighboringRelation.ADD_OR_REMOVE_ONE)
 
 
 @contextlib.contextmanager
@@ -135,13 +147,16 @@ def noise_multiplier_for(plan: Plan, target: float, rounds: int, delta: float) -
     def costs(multiplier: float) -> float:
         return epsilon(replace(plan, noise_multiplier=multiplier), rounds, delta)
 
-    low = high = 1.0
+    low, stride = 1.0, 2.0
+    if plan.accountant == "pld":  # slow where there is little noise: start from the other account, which asks for hardly more
+        low, stride = noise_multiplier_for(replace(plan, accountant="rdp"), target, rounds, delta), 1.1
+    high = low
     while costs(high) > target:
-        low, high = high, 2.0 * high
+        low, high = high, stride * high
         if high > 1e4:
             raise ConfigError(f"no noise brings {rounds} rounds to epsilon {target} at delta {delta}: allow a larger epsilon, or a coarser beta")
     while costs(low) <= target and low > 0.01:
-        low, high = low / 2.0, low
+        low, high = low / stride, low
     while high > low * 1.001:
         middle = _between(low, high, costs(low) / target, target / max(costs(high), 1e-300))
         low, high = (middle, high) if costs(middle) > target else (low, middle)
