@@ -176,13 +176,15 @@ class Stream:
         places = {name: place for place, name in enumerate(registries.training(self._members.registry).ids)}
         key = round_key(self._setting.run.seed, state.round)
         with torch.no_grad():
-            stacks = [self._stack(flight, places[name], state.round) for name, flight in used.items()]
+            names = tasks.names(list(used))
+            stacks = [self._stack(flight, places[name], own[None], state.round) for (name, flight), own in zip(used.items(), names, strict=True)]
             return pipeline.gather(pipeline.drawn(steps, key), state.guards, stacks, key)
 
-    def _stack(self, flight: _Flight, place: int, version: int) -> Stack:
+    def _stack(self, flight: _Flight, place: int, name: Tensor, version: int) -> Stack:
         assert flight.message is not None, "callers take those that came"
         scale = asynchronous.staleness_weight(self._options.exponent, version - flight.version)
-        return Stack(cohort.stack([flight.message]), flight.key[None], np.array([place]), torch.tensor([scale], dtype=torch.float64))
+        weighed = torch.tensor([scale], dtype=torch.float64)
+        return Stack(cohort.stack([flight.message]), flight.key[None], np.array([place]), name, weighed)
 
     def _saved(self, state: TrainState) -> dict[str, Tensor]:
         """Clients at work, as the engine keeps them; their wave stands where it has the time of an answer, which nobody knows here."""
