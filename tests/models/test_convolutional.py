@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from metabayfl import random, tree
 from metabayfl.errors import ConfigError, ModelError
-from metabayfl.models import cnn, cnn1d, mlp
+from metabayfl.models import cnn, cnn1d, mlp, scattering
 from metabayfl.types import Kind, Model, Tree
 
 KEY = random.key(11)
-BUILDERS: dict[str, Callable[..., Model]] = {"cnn": cnn, "cnn1d": cnn1d, "mlp": mlp}
-SHAPES = {"cnn": (2, 9, 8), "cnn1d": (3, 21), "mlp": (5,)}
+BUILDERS: dict[str, Callable[..., Model]] = {"cnn": cnn, "cnn1d": cnn1d, "mlp": mlp, "scattering": scattering}
+SHAPES = {"cnn": (2, 9, 8), "cnn1d": (3, 21), "mlp": (5,), "scattering": (2, 9, 8)}
 
 
 def small(name: str, kind: Kind = "classification", dropout: float = 0.4) -> Model:

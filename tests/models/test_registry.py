@@ -8,7 +8,7 @@ from metabayfl import random, tree
 from metabayfl.errors import ConfigError, ModelError
 from metabayfl.models import MODELS, build_model
 
-SHAPES = {"mlp": (6,), "cnn": (1, 28, 28), "cnn1d": (9, 128)}
+SHAPES = {"mlp": (6,), "cnn": (1, 28, 28), "cnn1d": (9, 128), "scattering": (1, 28, 28)}
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))

@@ -11,12 +11,13 @@ from metabayfl.models.cnn import cnn
 from metabayfl.models.cnn1d import cnn1d
 from metabayfl.models.mlp import mlp
 from metabayfl.models.module import from_module
+from metabayfl.models.scattering import scattering
 from metabayfl.types import Kind, Model
 
-MODELS: dict[str, Callable[..., Model]] = {"mlp": mlp, "cnn": cnn, "cnn1d": cnn1d}
+MODELS: dict[str, Callable[..., Model]] = {"mlp": mlp, "cnn": cnn, "cnn1d": cnn1d, "scattering": scattering}
 """Builders by name."""
 
-__all__ = ["MODELS", "build_model", "cnn", "cnn1d", "from_module", "mlp"]
+__all__ = ["MODELS", "build_model", "cnn", "cnn1d", "from_module", "mlp", "scattering"]
 
 
 def build_model(name: str, shape: tuple[int, ...], outputs: int, kind: Kind, **options: Any) -> Model:
