@@ -1,10 +1,10 @@
 """What privacy costs on MNIST by writer: run by hand, ``python benchmarks/privacy.py --out DIR [--seeds 0 1 2]``.
 
 The ready config ``mnist_by_writer_private`` at two budgets, for the compact strategy and for FedAvg over all weights. What they lose is counted
-against the better of two trainings without privacy on the same split of the writers: the same training without clipping and noise (``same``), and what
-one would do who need not protect anybody, with the network, the rounds and the rates of the ready config ``mnist_by_writer`` (``plain``). Figures are of
-held-out writers. The attacker asks of every writer how well the strategy does on all its samples: 700 took part in training, and those held out and
-those kept for validation, 112 together, did not.
+against the better of two trainings without privacy on the same split of the writers: ``same``, the same training without clipping and noise, and
+``plain``, what one would do who need not protect anybody: network, rounds and rates of the ready config ``mnist_by_writer``. Figures are of held-out
+writers. The attacker asks of every writer how well the strategy does on all its samples: 700 took part in training, and those held out and those kept
+for validation, 112 together, did not.
 
 A run that was stopped goes on from its checkpoint in DIR, and finished ones are not repeated.
 """
@@ -24,8 +24,8 @@ from metabayfl import config, random, storage, tree
 from metabayfl.config import Config
 from metabayfl.data import Federation, build_federation
 from metabayfl.engine import job
-from metabayfl.engine.private import plan
 from metabayfl.engine.allocator import keep_freed_memory
+from metabayfl.engine.private import plan
 from metabayfl.evaluation import evaluate, summarise
 from metabayfl.evaluation.membership import attack, client_losses
 from metabayfl.privacy.options import PrivacyOptions
