@@ -1,14 +1,15 @@
 """What every defence is worth against every attack: run by hand, ``python benchmarks/robustness.py OUT [--seeds 0] [--attacks …] [--defences …]``.
 
 ``meta_bayfl`` on Fashion-MNIST over Dirichlet clients, a fifth of the training clients hostile. What ``OUT`` holds already is not run again. Prints
-the tables of ``docs/robustness.md``: figures on held-out clients, mean over the seeds, and how much the evidence mixture saves where the prior's
-precision was poisoned.
+the tables of ``docs/robustness.md``: figures on held-out clients, mean ± sd over the seeds, losses paired by seed; and how much the evidence mixture
+saves where the prior's precision was poisoned.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def run(config: Config, seed: int, attacks: list[AttackOptions], defences: list[
 
 
 def table(found: list[dict[str, Any]]) -> list[str]:
-    """Markdown: a line an attack and defence, figures averaged over seeds."""
+    """Markdown: a line an attack and defence, figures over seeds; losses are against the clean run of the same seed."""
     lines = ["| attack | defence | accuracy % | lost | NLL | lost | ECE % | backdoor opens % | bar |", "|---|---|---|---|---|---|---|---|---|"]
     clean = [one["runs"][0]["figures"] for one in found]
     for rows in zip(*(one["runs"] for one in found), strict=True):
@@ -72,17 +73,26 @@ def table(found: list[dict[str, Any]]) -> list[str]:
         if any(row["died"] for row in rows):
             lines.append(f"{name} training dies | | | | | | no |")
             continue
-        accuracy, nll, ece = (mean([row["figures"][key] for row in rows]) for key in ("accuracy", "nll", "ece"))
-        lost = [mean([one["accuracy"] for one in clean]) - accuracy, nll - mean([one["nll"] for one in clean])]
-        opens = f"{100 * mean([row['figures']['backdoor'] for row in rows]):.1f}" if "backdoor" in rows[0]["figures"] else ""
-        met = "met" if lost[0] <= BAR[0] and lost[1] <= BAR[1] else "no"
-        lines.append(f"{name} {100 * accuracy:.1f} | {100 * lost[0]:+.1f} | {nll:.3f} | {lost[1]:+.3f} | {100 * ece:.1f} | {opens} | {met} |")
+        figures = [row["figures"] for row in rows]
+        points = [100 * (before["accuracy"] - after["accuracy"]) for before, after in zip(clean, figures, strict=True)]
+        nats = [after["nll"] - before["nll"] for before, after in zip(clean, figures, strict=True)]
+        cells = [
+            spread([100 * one["accuracy"] for one in figures], 1),
+            spread(points, 1),
+            spread([one["nll"] for one in figures], 3),
+            spread(nats, 3),
+            spread([100 * one["ece"] for one in figures], 1),
+            spread([100 * one["backdoor"] for one in figures], 1) if "backdoor" in figures[0] else "",
+            "met" if statistics.fmean(points) <= 100 * BAR[0] and statistics.fmean(nats) <= BAR[1] else "no",
+        ]
+        lines.append(f"{name} {' | '.join(cells)} |")
     return lines
 
 
-def mean(values: list[float]) -> float:
-    """The plain mean."""
-    return sum(values) / len(values)
+def spread(values: list[float], digits: int) -> str:
+    """``mean ± sd`` over seeds; the value alone where there is one."""
+    sd = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{sd}"
 
 
 def last_line(config: Config, seed: int, attacks: list[AttackOptions], defences: list[str], out: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -11,11 +12,15 @@ from hospitals import HOSPITALS, MakeJob, job_in, write_sites
 
 pytest.importorskip("flwr", reason="Flower is not installed: pip install 'metabayfl[flower]'")
 
+from deployed import SITES, Machines, call, free_port, page_command, page_config, write_data
 from secure_bench import Bench, bench
 
-from metabayfl.artifact import load_strategy
+from metabayfl import config as configs
+from metabayfl.artifact import Strategy, load_strategy
 from metabayfl.data import Schema
+from metabayfl.flower.coordinator import Job, Options
 from metabayfl.flower.in_process import rehearse
+from metabayfl.flower.plan import plan
 from metabayfl.flower.site_data import Site
 from tiny import patients
 
@@ -61,3 +66,29 @@ def schema(rehearsed: Path) -> Schema:
 @pytest.fixture
 def on(tmp_path: Path, sites: list[Site], schema: Schema) -> Bench:
     return bench(tmp_path, sites, schema)
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    folder = tmp_path_factory.mktemp("deployment")
+    write_data(folder)
+    made = call(folder, *page_command("init"), "--port", str(free_port()))
+    assert made.returncode == 0, made.stderr
+    found = Machines(folder)
+    try:
+        for name in ("server", *SITES):
+            found.start(name)
+        yield found
+    finally:
+        found.end()
+
+
+@pytest.fixture(scope="module")
+def expected(machines: Machines) -> Strategy:
+    """The strategy of the page's run in one process: with one round, and with noise that can be repeated."""
+    folder = machines.folder
+    text = page_config().replace("rounds = 20", "rounds = 1").replace('source = "secure"', 'source = "seeded"')
+    (folder / "short.toml").write_text(text, encoding="utf-8")
+    sites = [Site(name, folder / f"processed.{name}.data", folder / "rehearsal" / name) for name in SITES]
+    agreed = plan(configs.read(folder / "short.toml"), "meta_bayfl", 0)
+    return rehearse(Job(agreed, folder / "rehearsal" / "server", Options(sites=3, quorum=3)), sites)

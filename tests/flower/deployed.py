@@ -15,6 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
+
+from metabayfl import tree
+from metabayfl.artifact import Strategy
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
 SITES = ("cleveland", "hungarian", "va")
@@ -109,3 +113,38 @@ def running(program: str, home: Path) -> list[int]:
         if program.encode() in words and f"FLWR_HOME={home}".encode() in values.split(b"\0"):
             found.append(int(entry.name))
     return found
+
+
+class Machines:
+    """A link and its sites, which any test may kill and start again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.home = folder, folder / "federation" / "flower"
+        self.running: dict[str, Process] = {}
+
+    def start(self, name: str) -> Process:
+        words = page_command("server") if name == "server" else page_command("site", f"federation/sites/{name}")
+        self.running[name] = Process(self.folder, words, f"{name}.log")
+        return self.running[name]
+
+    def logs(self) -> str:
+        return "\n".join(f"== {name}\n{process.text[-2000:]}" for name, process in self.running.items())
+
+    def end(self) -> None:
+        """Nothing of it goes on."""
+        for process in self.running.values():
+            process.kill()
+        for app in self.apps():
+            os.kill(app, signal.SIGKILL)
+
+    def apps(self) -> list[int]:
+        """The server's app, which the link starts."""
+        return running("flwr-serverapp", self.home)
+
+
+def same(a: Strategy, b: Strategy) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(tree.leaves(a.meta), tree.leaves(b.meta), strict=True))
+
+
+def words_of_run(out: str) -> list[str]:
+    return ["short.toml" if word == "heart.toml" else out if word == "runs/heart" else word for word in page_command("run")]

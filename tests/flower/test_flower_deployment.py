@@ -7,80 +7,19 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-import torch
 
 pytest.importorskip("flwr", reason="Flower is not installed: pip install 'metabayfl[flower]'")
 
-from deployed import SITES, Process, call, free_port, page_command, page_config, running, until, write_data
+from deployed import SITES, Machines, Process, call, page_command, same, until, words_of_run
 
-from metabayfl import config as configs
-from metabayfl import tree
 from metabayfl.artifact import Strategy, load_strategy
 from metabayfl.flower import connection, founding
-from metabayfl.flower.coordinator import Job, Options
-from metabayfl.flower.in_process import rehearse
-from metabayfl.flower.plan import plan
-from metabayfl.flower.site_data import Site
 from metabayfl.personal import load_personal
 
 pytestmark = [pytest.mark.deployment, pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")]
-
-
-class Machines:
-    """A link and its sites, which any test may kill and start again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.home = folder, folder / "federation" / "flower"
-        self.running: dict[str, Process] = {}
-
-    def start(self, name: str) -> Process:
-        words = page_command("server") if name == "server" else page_command("site", f"federation/sites/{name}")
-        self.running[name] = Process(self.folder, words, f"{name}.log")
-        return self.running[name]
-
-    def logs(self) -> str:
-        return "\n".join(f"== {name}\n{process.text[-2000:]}" for name, process in self.running.items())
-
-
-@pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
-    folder = tmp_path_factory.mktemp("deployment")
-    write_data(folder)
-    made = call(folder, *page_command("init"), "--port", str(free_port()))
-    assert made.returncode == 0, made.stderr
-    found = Machines(folder)
-    try:
-        for name in ("server", *SITES):
-            found.start(name)
-        yield found
-    finally:
-        for process in found.running.values():
-            process.kill()
-        for process_id in running("flwr-serverapp", found.home):
-            os.kill(process_id, signal.SIGKILL)
-
-
-@pytest.fixture(scope="module")
-def expected(machines: Machines) -> Strategy:
-    """The strategy of the page's run in one process: with one round, and with noise that can be repeated."""
-    folder = machines.folder
-    text = page_config().replace("rounds = 20", "rounds = 1").replace('source = "secure"', 'source = "seeded"')
-    (folder / "short.toml").write_text(text, encoding="utf-8")
-    sites = [Site(name, folder / f"processed.{name}.data", folder / "rehearsal" / name) for name in SITES]
-    agreed = plan(configs.read(folder / "short.toml"), "meta_bayfl", 0)
-    return rehearse(Job(agreed, folder / "rehearsal" / "server", Options(sites=3, quorum=3)), sites)
-
-
-def same(a: Strategy, b: Strategy) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(tree.leaves(a.meta), tree.leaves(b.meta), strict=True))
-
-
-def words_of_run(out: str) -> list[str]:
-    return ["short.toml" if word == "heart.toml" else out if word == "runs/heart" else word for word in page_command("run")]
 
 
 def test_the_page_is_followed_and_strangers_stay_outside(machines: Machines, expected: Strategy) -> None:
@@ -143,12 +82,12 @@ def test_everything_is_killed_once_and_the_strategy_is_the_same(machines: Machin
         machines.running["va"].kill()
         machines.start("va")
         happens(lambda: asked("hungarian", "mask"), "the third phase, with nobody lost")
-        (app,) = running("flwr-serverapp", machines.home)
+        (app,) = machines.apps()
         os.kill(app, signal.SIGKILL)
-        happens(lambda: set(running("flwr-serverapp", machines.home)) - {app}, "a new app after the kill")
+        happens(lambda: set(machines.apps()) - {app}, "a new app after the kill")
         happens(lambda: asked("hungarian", "unmask"), "the last phase")
         machines.running["server"].kill()
-        happens(lambda: not running("flwr-serverapp", machines.home), "the app's end with its link")
+        happens(lambda: not machines.apps(), "the app's end with its link")
         machines.start("server")
         until(lambda: run.popen.poll() is not None, "the end of the run", lambda: run.text + machines.logs())
     finally:

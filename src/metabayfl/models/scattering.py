@@ -23,9 +23,8 @@ def scattering(
 ) -> Model:
     """Contrasts of wavelet moduli (:mod:`metabayfl.models.wavelets`), then one dense layer to the features.
 
-    For training under differential privacy and for few clients: noise falls on every number that is learned, so it pays to learn few of them, and
-    these in a model that is nearly linear (Tramèr and Boneh 2021, "Differentially private learning needs better features (or much more data)").
-    Where there is neither noise nor want of clients, ``cnn`` does as well or better.
+    For training under differential privacy: clipping and noise spare what need not be learned, and leave few rounds, in which one layer learns more
+    than several (Tramèr and Boneh 2021, "Differentially private learning needs better features (or much more data)", section 3).
 
     Args:
         shape: ``(channels, height, width)`` of one image.
