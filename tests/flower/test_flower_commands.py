@@ -11,10 +11,12 @@ import pytest
 from metabayfl.errors import ConfigError, MetabayflError
 from metabayfl.flower import commands, link
 from metabayfl.flower.connection import Connection
+from metabayfl.flower.site_data import Site
 
 HERE = Connection("fl.example.org", 8443, ("basel",))
 SITE = Connection("fl.example.org", 8443, site="basel")
 OPEN = Connection(insecure=True, site="basel")
+OWN = Site("basel", Path("/rows.csv"), Path("/kept"))
 
 
 def test_a_link_has_tls_and_asks_sites_for_their_keys(tmp_path: Path) -> None:
@@ -27,17 +29,17 @@ def test_a_link_has_tls_and_asks_sites_for_their_keys(tmp_path: Path) -> None:
 
 
 def test_a_site_has_a_key_and_keeps_flowers_own_port_to_its_machine(tmp_path: Path) -> None:
-    words = commands.node(tmp_path, SITE, tmp_path / "rows.csv", "ward", 9100, {}).words
+    words = commands.node(tmp_path, SITE, Site("basel", tmp_path / "rows.csv", tmp_path / "kept", "ward", secure_only=True), 9100, {}).words
     assert words[words.index("--superlink") + 1] == "fl.example.org:8443"
     assert words[words.index("--root-certificates") + 1] == str(tmp_path / "ca.pem")
     assert words[words.index("--auth-supernode-private-key") + 1] == str(tmp_path / "site.key")
     assert words[words.index("--host") + 1] == "127.0.0.1"
     own = words[words.index("--node-config") + 1]
-    assert own == f"site='basel' data='{tmp_path}/rows.csv' folder='{tmp_path}/kept' client-column='ward'"
+    assert own == f"site='basel' data='{tmp_path}/rows.csv' folder='{tmp_path}/kept' client-column='ward' secure-only=true"
 
 
 def test_without_tls_is_only_what_was_said_to_be_so(tmp_path: Path) -> None:
-    for words in (commands.link(tmp_path, OPEN, "127.0.0.1", {}).words, commands.node(tmp_path, OPEN, tmp_path / "x.csv", "", 9100, {}).words):
+    for words in (commands.link(tmp_path, OPEN, "127.0.0.1", {}).words, commands.node(tmp_path, OPEN, OWN, 9100, {}).words):
         assert "--insecure" in words
         assert not any(word.startswith(("--ssl", "--root", "--auth", "--enable")) for word in words)
 
@@ -45,7 +47,7 @@ def test_without_tls_is_only_what_was_said_to_be_so(tmp_path: Path) -> None:
 def test_flower_sends_nothing_asks_nobody_and_installs_nothing(tmp_path: Path) -> None:
     everything = [
         commands.link(tmp_path, HERE, "127.0.0.1", {"FLWR_TELEMETRY_ENABLED": "1"}),
-        commands.node(tmp_path, SITE, tmp_path / "x.csv", "", 9100, {}),
+        commands.node(tmp_path, SITE, OWN, 9100, {}),
         commands.submit(tmp_path, tmp_path / "job.json", {}),
         commands.register(tmp_path, "basel", tmp_path / "basel.pub", {}),
         commands.look(tmp_path, "7", {}),
@@ -65,7 +67,7 @@ def test_flower_reads_back_what_was_written_for_it(tmp_path: Path, monkeypatch: 
     from flwr.common.config import parse_config_args
 
     awkward = tmp_path / 'ward 7, "north" = 1.csv'
-    words = commands.node(tmp_path, SITE, awkward, "", 9100, {}).words
+    words = commands.node(tmp_path, SITE, OWN._replace(data=awkward), 9100, {}).words
     assert parse_config_args([words[words.index("--node-config") + 1]])["data"] == str(awkward)
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))
     (tmp_path / "ca.pem").write_text("")
@@ -76,7 +78,7 @@ def test_flower_reads_back_what_was_written_for_it(tmp_path: Path, monkeypatch: 
 
 def test_a_name_that_flower_would_cut_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="quotation mark"):
-        commands.node(tmp_path, SITE, tmp_path / "o'brien.csv", "", 9100, {})
+        commands.node(tmp_path, SITE, OWN._replace(data=tmp_path / "o'brien.csv"), 9100, {})
 
 
 def call(path: str, client: str, *, ready: bool = True, server: str = "10.0.0.2", kind: str = "http") -> list[Any]:

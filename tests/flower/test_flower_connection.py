@@ -167,15 +167,15 @@ def test_a_folder_that_lacks_something_is_refused_before_anything_starts(folder:
     own, data = folder / "sites" / "bern", tmp_path / "rows.csv"
     data.write_text("a\n")
     with pytest.raises(ConfigError, match="is the server's folder"):
-        starting.node(folder, data, "", insecure=False)
+        starting.node(folder, data, "", secure_only=False, insecure=False)
     with pytest.raises(MetabayflError, match="there is no file"):
-        starting.node(own, tmp_path / "none.csv", "", insecure=False)
+        starting.node(own, tmp_path / "none.csv", "", secure_only=False, insecure=False)
     (own / "site.key").chmod(0o640)
     with pytest.raises(ConfigError, match="chmod 600"):
-        starting.node(own, data, "", insecure=False)
+        starting.node(own, data, "", secure_only=False, insecure=False)
     (own / "ca.pem").unlink()
     with pytest.raises(ConfigError, match=r"has no ca\.pem"):
-        starting.node(own, data, "", insecure=False)
+        starting.node(own, data, "", secure_only=False, insecure=False)
     (folder / "keys" / "bern.pub").unlink()
     with pytest.raises(MetabayflError, match=r"no public key .* of site 'bern'"):
         starting.link(folder, "127.0.0.1", insecure=False)
@@ -222,7 +222,7 @@ def test_half_an_app_from_before_a_kill_is_taken_away(folder: Path, tmp_path: Pa
     own, data = folder / "sites" / "basel", tmp_path / "rows.csv"
     data.write_text("a\n")
     (own / "flower" / "apps" / "half").mkdir(parents=True)
-    command, notes = starting.node(own, data, "", insecure=False)
+    command, notes = starting.node(own, data, "", secure_only=False, insecure=False)
     assert not (own / "flower" / "apps").exists()
     assert "goes on trying" in notes[0]
     assert command.words[0] == "flower-supernode"

@@ -14,6 +14,7 @@ import torch
 from metabayfl import personal
 from metabayfl.artifact import load_strategy
 from metabayfl.flower import records, site, site_training, store
+from metabayfl.flower.node_config import from_node, to_node
 from metabayfl.flower.plan import Plan, experiment, from_json, prepared, to_json
 from metabayfl.flower.records import REASON, REFUSED, Header, Record, record
 from metabayfl.flower.registry import enrolled
@@ -266,8 +267,21 @@ def test_a_node_without_its_config_says_what_it_lacks() -> None:
     from metabayfl.errors import ConfigError
     from metabayfl.flower.client_app import site_of_node
 
-    with pytest.raises(ConfigError, match="no 'folder'"):
+    with pytest.raises(ConfigError, match="folder = None, expected a text"):
         site_of_node(Context(1, 2, {"site": "a", "data": "b"}, RecordDict(), {}))
+    with pytest.raises(ConfigError, match="secure-only = 'yes', expected true or false"):
+        site_of_node(Context(1, 2, {"site": "a", "data": "b", "folder": "c", "secure-only": "yes"}, RecordDict(), {}))
+
+
+def test_a_site_can_insist_on_secure_aggregation(agreed: Plan, sites: list[Site]) -> None:
+    for phase in ("survey", "enrol", "train"):
+        told = refused(site.answer(sites[0]._replace(secure_only=True), request(agreed, phase)))
+        assert told == "site 'h0' takes part under secure aggregation alone (--secure-only), and the plan has none: set [train.secure]"
+
+
+def test_a_node_says_what_its_site_is(tmp_path: Path) -> None:
+    for own in (Site("basel", tmp_path / "a b.csv", tmp_path), Site("bern", tmp_path / "x.npz", tmp_path, "ward", secure_only=True)):
+        assert from_node(to_node(own)) == own
 
 
 def test_the_log_names_the_site_and_the_request(agreed: Plan, sites: list[Site], caplog: Logs) -> None:

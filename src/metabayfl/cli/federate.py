@@ -60,10 +60,11 @@ def site(
     folder: Annotated[Path, typer.Argument(metavar="SITE_DIR", help="The folder that the server's operator handed over.")],
     data: Annotated[Path, typer.Option(help="This site's file: csv, parquet, npz, or as the config says.")],
     client_column: Annotated[str, typer.Option(help="Whose row it is; the whole file is one client if none.")] = "",
+    secure_only: Annotated[bool, typer.Option("--secure-only", help="Take no part in training without secure aggregation.")] = False,
     insecure: Insecure = False,
 ) -> None:
     """Take part with this site's data until it is stopped (Flower's SuperNode)."""
-    command, notes = starting.node(folder, data, client_column, insecure=insecure)
+    command, notes = starting.node(folder, data, client_column, secure_only=secure_only, insecure=insecure)
     for note in notes:
         _say(note)
     starting.become(command)

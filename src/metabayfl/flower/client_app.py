@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from metabayfl.errors import ConfigError
 from metabayfl.flower.codec import from_content, to_content
 from metabayfl.flower.flower_transport import TYPES
+from metabayfl.flower.node_config import from_node
 from metabayfl.flower.records import Record, refusal
 from metabayfl.flower.site import answer
 from metabayfl.flower.site_data import Site
@@ -20,16 +19,12 @@ log = logging.getLogger(__name__)
 
 
 def site_of_node(context: Context) -> Site:
-    """The site that the node's own config describes: ``site``, ``data``, ``folder`` and, if rows name their client, ``client-column``.
+    """The site that the node's own config describes: ``site``, ``data``, ``folder``, and if need be ``client-column`` and ``secure-only``.
 
     Raises:
-        ConfigError: for a key that is missing.
+        ConfigError: for a key that is missing or of another type.
     """
-    given = context.node_config
-    for name in ("site", "data", "folder"):
-        if not isinstance(given.get(name), str) or not given[name]:
-            raise ConfigError(f'the node\'s config has no {name!r}: start the site with --node-config \'site="..." data="..." folder="..."\'')
-    return Site(given["site"], Path(given["data"]), Path(given["folder"]), str(given.get("client-column", "")))
+    return from_node(context.node_config)
 
 
 def client_app(site_of: Callable[[Context], Site] = site_of_node) -> ClientApp:

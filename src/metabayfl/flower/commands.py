@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from metabayfl.errors import ConfigError
 from metabayfl.flower import connection as connections
-from metabayfl.flower.connection import AUTHORITY, HOME, KEPT, KEY, LOCAL, SERVER, Connection, bracketed
+from metabayfl.flower.connection import AUTHORITY, HOME, KEY, LOCAL, SERVER, Connection, bracketed
+from metabayfl.flower.node_config import to_node
+from metabayfl.flower.site_data import Site
 
 NAME = "federation"
 """What the one connection in Flower's config is called."""
@@ -60,28 +62,26 @@ def link(folder: Path, connection: Connection, listen: str, given: Mapping[str, 
     return Command([*words, "--enable-supernode-auth"], environment(folder / HOME, given))
 
 
-def node(folder: Path, connection: Connection, data: Path, client_column: str, port: int, given: Mapping[str, str]) -> Command:
+def node(folder: Path, connection: Connection, site: Site, port: int, given: Mapping[str, str]) -> Command:
     """A site's SuperNode.
 
     Args:
         folder: the site's.
-        connection: the server's address, and the site's name.
-        data: the site's file.
-        client_column: whose row it is; empty where the whole file is one client.
+        connection: the server's address.
+        site: what the site is and brings.
         port: a free one of this machine, for Flower's own processes, on loopback alone.
         given: the environment so far.
     """
-    own = {"site": connection.site, "data": str(data.resolve()), "folder": str((folder / KEPT).resolve()), "client-column": client_column}
     words = ["flower-supernode", "--superlink", connection.address, "--host", LOCAL[0], "--port", str(port), "--isolation", "subprocess"]
-    words += ["--node-config", " ".join(f"{name}={quoted(value)}" for name, value in own.items())]
+    words += ["--node-config", " ".join(f"{name}={quoted(value)}" for name, value in to_node(site).items())]
     if connection.insecure:
         return Command([*words, "--insecure"], environment(folder / HOME, given))
     words += ["--root-certificates", str((folder / AUTHORITY).resolve()), "--auth-supernode-private-key", str((folder / KEY).resolve())]
     return Command(words, environment(folder / HOME, given))
 
 
-def quoted(value: str) -> str:
-    """A text as Flower's key-value lists have it.
+def quoted(value: str | bool) -> str:
+    """A text, or true or false, as Flower's key-value lists have it.
 
     Example:
         >>> quoted("/data/ward 7.csv")
@@ -90,6 +90,8 @@ def quoted(value: str) -> str:
     Raises:
         ConfigError: for the characters that such a list cannot hold.
     """
+    if isinstance(value, bool):
+        return str(value).lower()
     if "'" in value or not value.isprintable():
         raise ConfigError(f"{value!r} holds a quotation mark or an unprintable character, which Flower cannot pass on: rename it")
     return f"'{value}'"

@@ -20,6 +20,7 @@ from metabayfl.artifact import Strategy, load_strategy
 from metabayfl.flower.client_app import client_app
 from metabayfl.flower.coordinator import STRATEGY, Job
 from metabayfl.flower.flower_transport import Clock
+from metabayfl.flower.node_config import to_node
 from metabayfl.flower.server_app import server_app
 from metabayfl.flower.site_data import Site
 
@@ -103,10 +104,7 @@ class InProcessGrid(Grid):  # type: ignore[misc]  # Flower's types are not read
 def grid_of(sites: Sequence[Site]) -> InProcessGrid:
     """A grid of these sites, node ids from 2."""
     app = client_app()
-    configs = {
-        SERVER + 1 + at: {"site": site.name, "data": str(site.data), "folder": str(site.folder), "client-column": site.client_column}
-        for at, site in enumerate(sites)
-    }
+    configs = {SERVER + 1 + at: to_node(site) for at, site in enumerate(sites)}
     return InProcessGrid(dict.fromkeys(configs, app), configs, {node: str(config["site"]) for node, config in configs.items()})
 
 

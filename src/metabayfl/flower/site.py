@@ -42,6 +42,10 @@ def answer(site: Site, request: Record) -> Record:
 
 def _answer(site: Site, request: Record) -> Record:
     agreed = _understood(request)
+    if site.secure_only and train_options(agreed.config, agreed.algorithm).secure is None:
+        raise FederationError(
+            f"site {site.name!r} takes part under secure aggregation alone (--secure-only), and the plan has none: set [train.secure]"
+        )
     if request.header.phase in SECURE:
         return site_secure.answer(site, request, lambda: _asked(site, agreed, request))
     digest = records.digest(request)

@@ -28,6 +28,7 @@ class Site(NamedTuple):
     data: Path
     folder: Path
     client_column: str = ""  # whose row it is; without one the whole file is one client, named as the site
+    secure_only: bool = False  # whether it refuses plans in which the server would see its message
 
 
 class Local(NamedTuple):

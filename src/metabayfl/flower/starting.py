@@ -18,7 +18,8 @@ from metabayfl.flower import certificates, commands
 from metabayfl.flower import connection as connections
 from metabayfl.flower.admission import await_admission
 from metabayfl.flower.commands import EVERYWHERE, Command
-from metabayfl.flower.connection import AUTHORITY, HOME, KEY, LOCAL, SERVER, Connection
+from metabayfl.flower.connection import AUTHORITY, HOME, KEPT, KEY, LOCAL, SERVER, Connection
+from metabayfl.flower.site_data import Site
 
 HELLO = 10.0
 """Seconds that a server has to show its certificate."""
@@ -53,7 +54,7 @@ def _need_free(listen: str, port: int) -> None:
         raise FederationError(f"cannot listen at {listen}, port {port}: {error.strerror or error}; is a server running there already?") from error
 
 
-def node(folder: Path, data: Path, client_column: str, *, insecure: bool) -> tuple[Command, list[str]]:
+def node(folder: Path, data: Path, client_column: str, *, secure_only: bool, insecure: bool) -> tuple[Command, list[str]]:
     """What starts a site, and what its operator should know.
 
     Raises:
@@ -76,7 +77,8 @@ def node(folder: Path, data: Path, client_column: str, *, insecure: bool) -> tup
     elif not insecure:
         await_admission(folder, connection, fingerprint(folder / KEY))
     shutil.rmtree(folder / HOME / "apps", ignore_errors=True)  # a kill may have left half an app there, which Flower would take for a whole one
-    return commands.node(folder, connection, data, client_column, free_port(), os.environ), notes
+    site = Site(connection.site, data.resolve(), (folder / KEPT).resolve(), client_column, secure_only)
+    return commands.node(folder, connection, site, free_port(), os.environ), notes
 
 
 def fingerprint(key: Path) -> str:
