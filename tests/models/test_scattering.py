@@ -68,18 +68,18 @@ def test_wavelets_do_not_see_even_light() -> None:
     for j in range(3):
         assert abs(complex(morlet(j, 0.7).sum())) < 1e-15
     flat = torch.full((1, 1, 8, 8), 2.0, dtype=torch.float64)
-    features = contrasts(wavelets(2, 4))(flat)
+    features = contrasts(wavelets(2, 4), flat)
     assert torch.allclose(features[:, 0], torch.full((2, 2), 3.0, dtype=torch.float64))  # 1.5 times the light
     assert features[:, 1:].abs().max() < 1e-6
 
 
 def test_contrasts_are_about_their_mean_and_hardly_see_how_strong_the_light_is() -> None:
     x = images(3, 1, 16, 16)
-    features = contrasts(wavelets(2, 8))(x)
+    features = contrasts(wavelets(2, 8), x)
     directions = features[:, 1:].unflatten(1, (2, 8))
     assert directions.mean(2).abs().max() < 1e-12
-    bright = contrasts(wavelets(2, 8))(100.0 * x)[:, 1:]
-    brighter = contrasts(wavelets(2, 8))(1000.0 * x)[:, 1:]
+    bright = contrasts(wavelets(2, 8), 100.0 * x)[:, 1:]
+    brighter = contrasts(wavelets(2, 8), 1000.0 * x)[:, 1:]
     assert torch.allclose(bright, brighter, rtol=0.0, atol=1e-2)
 
 
@@ -89,16 +89,16 @@ def test_contrasts_are_about_their_mean_and_hardly_see_how_strong_the_light_is()
 )
 def test_one_value_for_each_cell(shape: tuple[int, ...], scales: int, angles: int, expected: tuple[int, ...]) -> None:
     x = images(2, *shape)
-    features = contrasts(wavelets(scales, angles))(x)
+    features = contrasts(wavelets(scales, angles), x)
     assert features.shape == (2, *expected)
     cells = 2**scales
     cropped = x[..., : shape[1] // cells * cells, : shape[2] // cells * cells]
-    assert torch.equal(features, contrasts(wavelets(scales, angles))(cropped))
+    assert torch.equal(features, contrasts(wavelets(scales, angles), cropped))
 
 
 def test_the_channels_of_an_image_stand_side_by_side() -> None:
-    x, fixed = images(2, 3, 8, 8), contrasts(wavelets(2, 4))
-    assert torch.allclose(fixed(x), torch.cat([fixed(x[:, i : i + 1]) for i in range(3)], 1), atol=1e-12)
+    x, bank = images(2, 3, 8, 8), wavelets(2, 4)
+    assert torch.allclose(contrasts(bank, x), torch.cat([contrasts(bank, x[:, i : i + 1]) for i in range(3)], 1), atol=1e-12)
 
 
 def test_the_model_is_one_dense_layer_on_the_contrasts() -> None:
@@ -108,7 +108,7 @@ def test_the_model_is_one_dense_layer_on_the_contrasts() -> None:
     assert model.dense is not None
     assert tuple(params["body"]["dense"]["weight"].shape) == (5, model.dense.channels * model.dense.space)
     x = images(4, 1, 12, 8)
-    expected = contrasts(wavelets(2, 4))(x).flatten(1) @ params["body"]["dense"]["weight"].T + params["body"]["dense"]["bias"]
+    expected = contrasts(wavelets(2, 4), x).flatten(1) @ params["body"]["dense"]["weight"].T + params["body"]["dense"]["bias"]
     assert torch.allclose(model.features(params["body"], x, None), expected, atol=1e-12)
     single = model.features(tree.to(params["body"], torch.float32), x.float(), None)
     assert torch.allclose(single.double(), expected, atol=1e-5)
@@ -119,6 +119,6 @@ def test_what_means_nothing_is_refused() -> None:
         scattering((30,), 2)
     with pytest.raises(ModelError, match="vanish after 3 halvings"):
         scattering((1, 7, 28), 2, scales=3)
-    for option, value in {"scales": 0, "angles": True, "width": 1.5, "dropout": 1.0}.items():
+    for option, value in {"scales": 0, "angles": 1, "width": 1.5, "dropout": 1.0}.items():
         with pytest.raises(ConfigError, match=f"scattering: {option}="):
             scattering((1, 28, 28), 2, **{option: value})  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ def scattering(
         outputs: ``K`` classes or ``R`` targets.
         kind: which likelihood stands on top.
         scales: ``J``: wavelets of that many sizes, each twice the last; height and width are divided by ``2^J``, rounding down.
-        angles: ``L``: directions of the wavelets, spread over half a turn.
+        angles: ``L``: directions of the wavelets, spread over half a turn; 2 or more.
         width: ``M`` features.
         dropout: rate on the input of the dense layer, when a key is given.
 
@@ -50,20 +50,20 @@ def scattering(
     if not space:
         raise ModelError(f"inputs of shape {tuple(shape)} vanish after {scales} halvings in the model 'scattering': give fewer scales")
     channels = shape[0] * (1 + scales * angles)
-    fixed = contrasts(wavelets(scales, angles))
+    bank = wavelets(scales, angles)
 
     def init_body(key: Key) -> Tree:
         return {"dense": layer(random.fold(key, "dense"), (width, channels * space))}
 
     def features(body: Tree, x: Tensor, key: Key | None) -> Tensor:
-        return linear(random.dropout(fixed(x).flatten(1), key, dropout), body["dense"]["weight"], body["dense"]["bias"])
+        return linear(random.dropout(contrasts(bank, x).flatten(1), key, dropout), body["dense"]["weight"], body["dense"]["bias"])
 
     return assemble("scattering", kind, outputs, width, init_body, features, DenseLayer("dense", channels, space))
 
 
 def _check_options(scales: int, angles: int, width: int, dropout: float) -> None:
-    for name, value in {"scales": scales, "angles": angles, "width": width}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"scattering: {name}={value!r}, expected a positive whole number")
+    for name, value, least in (("scales", scales, 1), ("angles", angles, 2), ("width", width, 1)):  # one direction has no contrast to others
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"scattering: {name}={value!r}, expected a whole number, {least} or more")
     if not isinstance(dropout, (int, float)) or not 0.0 <= dropout < 1.0:
         raise ConfigError(f"scattering: dropout={dropout!r}, expected a number from 0 and below 1, such as 0.4")

@@ -16,8 +16,6 @@ zero, and training on them forward, without a look at a single image::
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -96,12 +94,8 @@ def moduli(bank: Wavelets, x: Tensor) -> tuple[Tensor, Tensor]:
     return light, torch.cat(responses, 2)
 
 
-def contrasts(bank: Wavelets) -> Callable[[Tensor], Tensor]:
+def contrasts(bank: Wavelets, x: Tensor) -> Tensor:
     """``(N, C, H, W) -> (N, C (1 + J L), h, w)``: for every channel the averaged image and the contrasts ``C_{j,l}``, each of about unit scale."""
-    return partial(_contrasts, bank)
-
-
-def _contrasts(bank: Wavelets, x: Tensor) -> Tensor:
     light, strength = moduli(bank, x)
     count, channels, _, h, w = strength.shape
     evened = (strength / (strength.mean(2, keepdim=True) + _FLOOR)).sqrt().view(count, channels, bank.scales, bank.angles, h, w)
