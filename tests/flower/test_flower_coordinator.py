@@ -133,6 +133,21 @@ def test_a_reply_that_was_made_and_lost_is_given_again(whole: Path, sites: list[
     assert same(final(hurt.out), final(whole))
 
 
+def test_the_status_says_that_the_first_round_has_begun(sites: list[Site], make_job: MakeJob) -> None:
+    grid, job = grid_of(sites), make_job()
+    true, seen = dict(grid.apps), []
+
+    def app(message: Message, context: Context) -> Message:
+        now = read_json(job.out / "status.json")
+        seen.append((message.metadata.message_type, now["stage"], now.get("round"), now.get("rounds")))
+        return true[context.node_id](message, context)
+
+    grid.apps.update(dict.fromkeys(true, app))
+    run_on(grid, job)
+    assert seen[0] == ("query.survey", "waiting for sites", None, None)
+    assert next(row for row in seen if row[0] == "train") == ("train", "training", 0, 3)
+
+
 def test_a_site_that_never_answers_is_left_out_and_reported(sites: list[Site], make_job: MakeJob) -> None:
     grid, job = grid_of(sites), make_job(quorum=1)
     grid.apps[NODE + 1] = failing(grid.apps[NODE + 1], lambda kind, count: kind == "train")

@@ -117,6 +117,7 @@ def _federate(job: Job, transport: Transport) -> Generator[tuple[TrainState, Inf
     run = setting.run
     start = engine_job.restore(job.out, run.algorithm, run.options, run.seed, identity(run))
     state = start
+    _status(job, "training", round=start.round, rounds=run.options.rounds)
     for state, info in engine_job.record(job.out, start, rounds(job, setting, members, start), 1, identity(run)):
         _status(job, "training", round=state.round, rounds=run.options.rounds, skipped=info.skipped)
         yield state, info
