@@ -39,6 +39,7 @@ from metabayfl.engine.population import PopulationOptions
 from metabayfl.engine.rounds import RoundInfo, rounds
 from metabayfl.evaluation import evaluate, summarise
 from metabayfl.models import build_model
+from spread import spread
 
 CONFIG = config.read("fashion_mnist_dirichlet")
 SPEED = PopulationOptions(slowness=0.7, jitter=0.3)
@@ -135,12 +136,6 @@ def one_run(name: str, way: Way, federated: Federation, seed: int, *, quick: boo
         staleness=mean("staleness"),
         seconds=seconds,
     )
-
-
-def spread(values: list[float], digits: int) -> str:
-    """``mean ± sd`` over seeds."""
-    sd = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.{digits}f} ± {sd:.{digits}f}"
 
 
 def row(name: str, way: str, outcomes: list[Outcome], plain: list[Outcome]) -> str:

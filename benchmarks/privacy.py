@@ -31,6 +31,7 @@ from metabayfl.evaluation.membership import attack, client_losses
 from metabayfl.privacy.options import PrivacyOptions
 from metabayfl.study import identity, prepare
 from metabayfl.types import Tree
+from spread import spread
 
 CONFIG, PLAIN = config.read("mnist_by_writer_private"), config.read("mnist_by_writer")
 BUDGETS = ("plain", "same", "8", "2")
@@ -85,12 +86,6 @@ def private(budget: str) -> bool:
 def accuracy(outcomes: list[dict[str, Any]]) -> float:
     """Mean over seeds; below all others where there is none."""
     return statistics.fmean(float(outcome["accuracy"]) for outcome in outcomes) if outcomes else -1.0
-
-
-def spread(values: list[float], digits: int) -> str:
-    """``mean ± sd`` over seeds."""
-    sd = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.{digits}f} ± {sd:.{digits}f}"
 
 
 def row(name: str, budget: str, outcomes: list[dict[str, Any]], best: list[dict[str, Any]]) -> str:

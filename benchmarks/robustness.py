@@ -24,6 +24,7 @@ from metabayfl.engine import job
 from metabayfl.engine.allocator import keep_freed_memory
 from metabayfl.evaluation import evaluate, summarise
 from metabayfl.study import Scored
+from spread import spread
 
 BAR = (0.02, 0.05)
 """What a defence may lose against the undefended clean run: accuracy, and NLL in nats."""
@@ -87,12 +88,6 @@ def table(found: list[dict[str, Any]]) -> list[str]:
         ]
         lines.append(f"{name} {' | '.join(cells)} |")
     return lines
-
-
-def spread(values: list[float], digits: int) -> str:
-    """``mean ± sd`` over seeds; the value alone where there is one."""
-    sd = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.{digits}f}{sd}"
 
 
 def last_line(config: Config, seed: int, attacks: list[AttackOptions], defences: list[str], out: Path) -> list[str]:

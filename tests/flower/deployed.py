@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -18,7 +19,8 @@ import numpy as np
 import torch
 
 from metabayfl import tree
-from metabayfl.artifact import Strategy
+from metabayfl.artifact import Strategy, load_strategy
+from metabayfl.flower.flower_transport import TYPES
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
 SITES = ("cleveland", "hungarian", "va")
@@ -148,3 +150,56 @@ def same(a: Strategy, b: Strategy) -> bool:
 
 def words_of_run(out: str) -> list[str]:
     return ["short.toml" if word == "heart.toml" else out if word == "runs/heart" else word for word in page_command("run")]
+
+
+class Shaken:
+    """The page's run while processes are killed: it must end with nobody skipped and with the strategy of a run that nothing happened to."""
+
+    def __init__(self, machines: Machines, name: str) -> None:
+        self.machines, self.out = machines, machines.folder / "runs" / name
+        self._read: dict[str, int] = {}
+        self.forget()
+        self._run = Process(machines.folder, [*words_of_run(f"runs/{name}"), "--resend", "60", "--grace", "600"], f"{name}.log")
+
+    def __enter__(self) -> Shaken:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run.kill()
+
+    def forget(self) -> None:
+        """From here on only what sites are asked later counts."""
+        self._read = {name: len(process.text) for name, process in self.machines.running.items()}
+
+    def is_asked(self, phase: str, *sites: str) -> None:
+        """Wait until one of the sites has got that phase's request."""
+        wanted = f"Receiving: {TYPES[phase]} message"
+        self._happens(lambda: any(wanted in self.machines.running[site].text[self._read[site] :] for site in sites), f"phase {phase!r}")
+
+    def kill_site(self) -> None:
+        self.machines.running["va"].kill()
+        self.machines.start("va")
+
+    def kill_app(self) -> None:
+        (app,) = self.machines.apps()
+        os.kill(app, signal.SIGKILL)
+        self._happens(lambda: set(self.machines.apps()) - {app}, "a new app after the kill")
+
+    def kill_link(self) -> None:
+        self.machines.running["server"].kill()
+        self._happens(lambda: not self.machines.apps(), "the app's end with its link")
+        self.machines.start("server")
+
+    def ends_as(self, expected: Strategy) -> None:
+        until(lambda: self._run.popen.poll() is not None, "the end of the run", self._logs)
+        assert self._run.popen.returncode == 0, self._run.text
+        (row,) = [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]
+        assert (row["round"], row["skipped"]) == (1, {})
+        assert same(load_strategy(self.out / "strategy.safetensors"), expected)
+
+    def _happens(self, condition: Callable[[], object], what: str) -> None:
+        until(lambda: condition() or self._run.popen.poll() is not None, what, self._logs)
+        assert self._run.popen.poll() is None, f"the run ended before {what}\n{self._run.text}"
+
+    def _logs(self) -> str:
+        return self._run.text + self.machines.logs()

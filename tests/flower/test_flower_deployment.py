@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable
 
 import pytest
 
 pytest.importorskip("flwr", reason="Flower is not installed: pip install 'metabayfl[flower]'")
 
-from deployed import SITES, Machines, Process, call, page_command, same, until, words_of_run
+from deployed import SITES, Machines, Process, Shaken, call, page_command, same, until, words_of_run
 
 from metabayfl.artifact import Strategy, load_strategy
 from metabayfl.flower import connection, founding
@@ -65,34 +62,12 @@ def _strangers(machines: Machines) -> None:
 
 
 def test_everything_is_killed_once_and_the_strategy_is_the_same(machines: Machines, expected: Strategy) -> None:
-    """A site, the server's app and the link, each in another phase of secure aggregation."""
-    folder, out = machines.folder, machines.folder / "runs" / "faults"
-    seen = {name: len(process.text) for name, process in machines.running.items()}
-    run = Process(folder, [*words_of_run("runs/faults"), "--resend", "60", "--grace", "600"], "faults.log")
-
-    def happens(condition: Callable[[], object], what: str) -> None:
-        until(lambda: condition() or run.popen.poll() is not None, what, lambda: run.text + machines.logs())
-        assert run.popen.poll() is None, f"the run ended before {what}\n{run.text}"
-
-    def asked(site: str, phase: str) -> bool:
-        return f"Receiving: train.{phase} message" in machines.running[site].text[seen[site] :]
-
-    try:
-        happens(lambda: asked("va", "share"), "the second phase")
-        machines.running["va"].kill()
-        machines.start("va")
-        happens(lambda: asked("hungarian", "mask"), "the third phase, with nobody lost")
-        (app,) = machines.apps()
-        os.kill(app, signal.SIGKILL)
-        happens(lambda: set(machines.apps()) - {app}, "a new app after the kill")
-        happens(lambda: asked("hungarian", "unmask"), "the last phase")
-        machines.running["server"].kill()
-        happens(lambda: not machines.apps(), "the app's end with its link")
-        machines.start("server")
-        until(lambda: run.popen.poll() is not None, "the end of the run", lambda: run.text + machines.logs())
-    finally:
-        run.kill()
-    assert run.popen.returncode == 0, run.text
-    (row,) = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert (row["round"], row["skipped"]) == (1, {})
-    assert same(load_strategy(out / "strategy.safetensors"), expected)
+    """A site, the server's app and the link, each in another phase of secure aggregation; all phases are in ``test_flower_kills``."""
+    with Shaken(machines, "faults") as run:
+        run.is_asked("share", "va")
+        run.kill_site()
+        run.is_asked("mask", "hungarian")  # with nobody lost
+        run.kill_app()
+        run.is_asked("unmask", "hungarian")
+        run.kill_link()
+        run.ends_as(expected)
