@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from torch import Tensor
 
 from metabayfl import random, tree_file
 from metabayfl.algorithms import ALGORITHMS
+from metabayfl.algorithms.preparation import prepare
 from metabayfl.artifact import Strategy, load_posterior, load_strategy, save_posterior
 from metabayfl.data.schema import Schema
 from metabayfl.errors import ArtifactError, ConfigError, DataError, ModelError, SchemaError
 from metabayfl.losses import student_t_half_width
 from metabayfl.models import build_model
-from metabayfl.types import Algorithm, Batch, ClassPrediction, Key, Model, Prediction, Tree
+from metabayfl.types import Algorithm, Batch, ClassPrediction, Key, Model, Prediction, Prepared, Tree
 from metabayfl.uncertainty import refer, threshold_for_share
 
 Array = NDArray[Any]
@@ -113,6 +115,11 @@ class PersonalModel:
         """What inputs must look like."""
         return self.source.schema
 
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The posterior made ready to answer: computed with the first prediction and kept."""
+        return prepare(self.source.algorithm, self.posterior, random.fold(random.key(self.seed), "predict"))
+
     def predict(self, x: Any, *, threshold: float | None = None) -> PersonalPrediction:
         """Predict raw inputs ``(n, ...)``; ``threshold`` overrides the one chosen on the support.
 
@@ -121,7 +128,7 @@ class PersonalModel:
         """
         encoded = torch.from_numpy(self.schema.encode(x))
         with torch.no_grad():
-            prediction = self.source.algorithm.predict(self.posterior, encoded, random.fold(random.key(self.seed), "predict"))
+            prediction = self.prepared.answer(self.prepared.constants, encoded)
         return _present(self.schema, prediction, self.threshold if threshold is None else threshold)
 
     def update(self, x: Any, y: Any) -> PersonalModel:

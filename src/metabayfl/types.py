@@ -141,6 +141,13 @@ class Codec(NamedTuple):
     decode: Callable[[bytes, Tree], Tree]  # the second argument is a template: structure, shapes and dtypes are checked against it
 
 
+class Prepared(NamedTuple):
+    """A posterior made ready to answer many times: what does not depend on the inputs is computed, and drawn, once."""
+
+    constants: Tree
+    answer: Callable[[Tree, Tensor], Prediction]  # the constants, x (N, ...): pure, without randomness
+
+
 class Algorithm(NamedTuple):
     """A federated method as pure functions; builders are in :data:`metabayfl.algorithms.ALGORITHMS`.
 
@@ -162,3 +169,4 @@ class Algorithm(NamedTuple):
     federated: bool = True  # False: nothing is communicated, no round is run (local only)
     update: Callable[[Tree, Batch], Tree] | None = None  # posterior, more samples -> the posterior of all, exactly; None: adapt again
     clients: Callable[[Tree, Task, Tensor], Message] | None = None  # ``vmap(client)`` over stacked tasks and keys (C,), where it can be had faster
+    prepare: Callable[[Tree, Key], Prepared] | None = None  # posterior, key: answers as ``predict`` does; None: nothing is gained

@@ -10,6 +10,7 @@ from battery import CASES, KINDS, adapted, assert_close, assert_finite, build, c
 
 from metabayfl import compression, random, tree
 from metabayfl.algorithms import ALGORITHMS
+from metabayfl.algorithms.preparation import prepare
 from metabayfl.errors import ModelError
 from metabayfl.types import Batch, ClassPrediction, Prediction, RegressionPrediction
 from scenarios import CLASSES, TARGETS, client, padded
@@ -74,6 +75,13 @@ def test_posterior_is_a_tree_that_can_be_stored(name: str, kind: str) -> None:
     restored = codec.decode(codec.encode(personal, None), personal)
     x = client(case(name, kind).tasks, 0).query.x
     assert_close(case(name, kind).algorithm.predict(restored, x, KEY), prediction(name, kind), tolerance=0.0)
+
+
+@pytest.mark.parametrize("name, kind", CASES)
+def test_a_prepared_posterior_answers_as_predict_does(name: str, kind: str) -> None:
+    prepared = prepare(case(name, kind).algorithm, posterior(name, kind), KEY)
+    x = client(case(name, kind).tasks, 0).query.x
+    assert_close(prepared.answer(prepared.constants, x), prediction(name, kind), tolerance=0.0)
 
 
 @pytest.mark.parametrize("name, kind", CASES)

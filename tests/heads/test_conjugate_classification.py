@@ -12,18 +12,22 @@ from metabayfl import random, tree
 from metabayfl.heads import conjugate_classification as build
 from metabayfl.heads import evidence, remember
 from metabayfl.heads.conjugate_classification import (
+    answer,
     draw,
+    form,
     kappa,
     leave_one_out,
     log_probs,
     no_data,
     posterior,
-    predict,
+    prepare,
     sample,
     scaled,
+    scores,
     statistics,
     zero_shot,
 )
+from metabayfl.heads.dirichlet import log_dirichlet
 from metabayfl.losses import split_entropy
 from metabayfl.types import Tree
 
@@ -156,7 +160,9 @@ def test_posterior_predictive_against_numerical_integration() -> None:
 def sampled(after: Tree, phi: Tensor, count: int) -> Tensor:
     noise = normal("noise", count, *after["mean"].shape)
     keys = random.keys(random.key(3), count)
-    return torch.func.vmap(lambda noise, key: sample(after, phi, noise, key))(noise, keys)
+    centre = 0.5 * after["mean"][0]  # any will do
+    drawn = torch.func.vmap(lambda noise, key: sample(after, centre, noise, key))(noise, keys)
+    return torch.softmax(scores(drawn, phi - centre), -1)
 
 
 def test_sampled_split_converges_to_quadrature() -> None:
@@ -194,9 +200,10 @@ def test_many_samples_leave_no_epistemic_part_and_the_closed_form() -> None:
     kept = tree.map(lambda leaf: leaf.repeat(20000, *[1] * (leaf.ndim - 1)), few)
     point = {"u": torch.ones(1).double(), "v": torch.ones(1).double(), "weight": torch.ones(1).double()}
     query = normal("query", 5, WIDTH)
-    out = predict(prior(), statistics(kept, CLASSES), point, query, random.key(0), 200)
+    prepared = prepare(prior(), statistics(kept, CLASSES), point, random.key(0), 200)
+    out = answer(prepared, query)
     assert float(out.epistemic.max()) < 1e-4
-    samples = draw(prior(), statistics(kept, CLASSES), point, query, random.key(0), 200).mean(0)
+    samples = torch.softmax(scores(prepared["draws"], query - prepared["centre"]), -1).mean(0)
     torch.testing.assert_close(samples, out.probs, rtol=0, atol=1e-3)
 
 
@@ -204,17 +211,35 @@ def test_draws_are_antithetic_and_depend_on_the_key_alone() -> None:
     kept, query = memory(), normal("query", 5, WIDTH)
     sums = statistics(kept, CLASSES)
     points = evidence.weigh(HEAD, prior(), sums, kept, evidence.grid((0.5, 2.0), (1.0,), query))
-    one, again, other = (draw(prior(), sums, points, query, random.key(seed), 5) for seed in (1, 1, 2))
-    assert one.shape == (5, 5, CLASSES)
-    assert torch.equal(one, again)
-    assert not torch.allclose(one, other)
+    one, again, other = (draw(prior(), sums, points, query[0], random.key(seed), 5) for seed in (1, 1, 2))
+    assert {name: leaf.shape for name, leaf in one.items()} == {"constant": (5, CLASSES), "linear": (5, CLASSES, WIDTH)}
+    for name in one:
+        assert torch.equal(one[name], again[name])
+        assert not torch.allclose(one[name], other[name])
     sharp = {**prior(), "log_a": torch.full((CLASSES,), 30.0).double()}
     at_mean = {"u": torch.ones(1).double(), "v": torch.ones(1).double(), "weight": torch.ones(1).double()}
-    pair = draw(sharp, no_data(sharp), at_mean, query, random.key(1), 2)
+    pair = draw(sharp, no_data(sharp), at_mean, query[0], random.key(1), 2)
     noise = random.normal(random.fold(random.key(1), "means"), (1, CLASSES, WIDTH), torch.float64)[0]
     keys = random.keys(random.fold(random.key(1), "shares"), 2)
-    expected = [sample(posterior(sharp, no_data(sharp)), query, sign * noise, key) for sign, key in zip((1, -1), keys, strict=True)]
-    torch.testing.assert_close(pair, torch.stack(expected))
+    expected = [sample(posterior(sharp, no_data(sharp)), query[0], sign * noise, key) for sign, key in zip((1, -1), keys, strict=True)]
+    for name, leaf in pair.items():
+        torch.testing.assert_close(leaf, torch.stack([one[name] for one in expected]))
+
+
+def test_the_quadratic_form_is_the_documented_formula() -> None:
+    """Both ways of computing ``l_c`` agree, around any centre."""
+    after, query, centre = refit(memory()), normal("query", 5, WIDTH), normal("centre", WIDTH)
+    found = torch.log_softmax(scores(form(after, centre), query - centre), -1)
+    torch.testing.assert_close(found, log_probs(after, query), rtol=0, atol=1e-12)
+
+
+def test_a_draw_s_form_is_the_softmax_of_shares_and_distances() -> None:
+    after, query, centre, noise = refit(memory()), normal("query", 5, WIDTH), normal("centre", WIDTH), normal("noise", CLASSES, WIDTH)
+    means = after["mean"] + noise / torch.sqrt(after["t"] * after["kappa"])
+    shares = log_dirichlet(random.key(4), after["a"])
+    expected = after["eta"] * shares - 0.5 * after["t"] * ((query.unsqueeze(1) - means) ** 2).sum(-1)
+    found = scores(sample(after, centre, noise, random.key(4)), query - centre)
+    torch.testing.assert_close(torch.softmax(found, -1), torch.softmax(expected, -1), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("small", [1e-9, 1e-4])

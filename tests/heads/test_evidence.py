@@ -12,6 +12,7 @@ from metabayfl.heads.conjugate_classification import log_probs, posterior, scale
 from metabayfl.heads.conjugate_regression import posterior as regression_posterior
 from metabayfl.heads.conjugate_regression import predictive
 from metabayfl.heads.conjugate_regression import statistics as regression_statistics
+from metabayfl.heads.head import predict
 from metabayfl.losses import prediction_nll
 from metabayfl.types import RegressionPrediction, Tree
 
@@ -39,7 +40,7 @@ def test_one_point_is_the_plain_head() -> None:
     head = conjugate_classification(3, 4)
     kept, query, _ = classes(9)
     points = evidence.weigh(head, prior(), head.statistics(kept), kept, evidence.grid((1.0,), (1.0,), query))
-    mixed = head.predict(prior(), head.statistics(kept), points, query, random.key(0))
+    mixed = predict(head, prior(), head.statistics(kept), points, query, random.key(0))
     assert points["weight"].tolist() == [1.0]
     torch.testing.assert_close(mixed.probs, log_probs(posterior(prior(), statistics(kept, 3)), query).exp(), rtol=0, atol=1e-14)
 
@@ -49,7 +50,7 @@ def test_one_point_is_the_plain_regression_head() -> None:
     kept = remember(normal("x", 7, 3), normal("y", 7, 2), torch.ones(7).double())
     start, query = tree.to(head.init(random.key(0)), torch.float64), normal("query", 4, 3)
     points = evidence.weigh(head, start, head.statistics(kept), kept, evidence.grid((1.0,), (1.0,), query))
-    mixed = head.predict(start, head.statistics(kept), points, query, random.key(0))
+    mixed = predict(head, start, head.statistics(kept), points, query, random.key(0))
     for one, other in zip(mixed, predictive(regression_posterior(start, regression_statistics(kept)), query), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
@@ -69,7 +70,7 @@ def test_repairs_a_prior_that_trusts_itself_too_much() -> None:
     stubborn = {**prior(), "k": torch.tensor(5.0).double()}
     sums = head.statistics(kept)
     points = evidence.weigh(head, stubborn, sums, kept, evidence.grid(GRID, (1.0,), query))
-    repaired = head.predict(stubborn, sums, points, query, random.key(0)).probs
+    repaired = predict(head, stubborn, sums, points, query, random.key(0)).probs
     plain = log_probs(posterior(stubborn, sums), query)
     rows = torch.arange(len(labels))
     assert float((points["weight"] * points["u"]).sum()) < 0.2
@@ -86,7 +87,7 @@ def test_repairs_a_regression_prior_that_trusts_itself_too_much() -> None:
     losses = {}
     for name, grid in {"plain": (1.0,), "mixed": GRID}.items():
         points = evidence.weigh(head, stubborn, sums, kept, evidence.grid(grid, (1.0,), x))
-        losses[name] = float(prediction_nll(head.predict(stubborn, sums, points, x[20:], random.key(0)), y[20:]).mean())
+        losses[name] = float(prediction_nll(predict(head, stubborn, sums, points, x[20:], random.key(0)), y[20:]).mean())
     assert losses["mixed"] < losses["plain"] - 0.5
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from metabayfl import random
 from metabayfl.evaluation import regression
 from metabayfl.heads import conjugate_regression, evidence, remember, tails
+from metabayfl.heads.head import predict
 from metabayfl.types import RegressionPrediction, Tree
 
 
@@ -69,7 +70,7 @@ def fitted(shaped: bool, count: int) -> tuple[RegressionPrediction, Tree]:
     points = evidence.weigh(head, start, head.statistics(kept), kept, evidence.grid((1.0,), (0.5, 1.0), x))
     if head.tails:
         points["tails"] = head.tails(start, head.statistics(kept), kept, points)
-    prediction = head.predict(start, head.statistics(kept), points, x[count:], random.key(0))
+    prediction = predict(head, start, head.statistics(kept), points, x[count:], random.key(0))
     assert isinstance(prediction, RegressionPrediction)
     return prediction, points
 

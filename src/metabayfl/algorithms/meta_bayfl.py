@@ -30,7 +30,7 @@ from metabayfl.losses import masked_mean
 from metabayfl.meta_gradient import Objective, gradient_client
 from metabayfl.models.order import channels_last
 from metabayfl.optimizers import adam, linear_tail, server
-from metabayfl.types import Algorithm, Batch, Key, Metrics, Model, Prediction, Task, Tree
+from metabayfl.types import Algorithm, Batch, Key, Metrics, Model, Prediction, Prepared, Task, Tree
 
 GRID = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Factors on each of the prior's two strengths that a client weighs by evidence."""
@@ -117,12 +117,19 @@ def meta_bayfl(
         memory = _memory(model, grown, support, None)
         return _posterior(head, grown, meta["head"], memory, evidence.grid(grid_u, grid_v, memory["features"]))
 
+    def answer(prepared: Tree, x: Tensor) -> Prediction:
+        return head.answer(prepared["head"], model.features(prepared["body"], x, None))
+
+    def prepare(posterior: Tree, key: Key) -> Prepared:
+        ready = head.prepare(posterior["prior"], posterior["statistics"], posterior["evidence"], key)
+        return Prepared({"body": channels_last(posterior["body"]), "head": ready}, answer)
+
     def predict(posterior: Tree, x: Tensor, key: Key) -> Prediction:
-        features = model.features(channels_last(posterior["body"]), x, None)
-        return head.predict(posterior["prior"], posterior["statistics"], posterior["evidence"], features, key)
+        return answer(prepare(posterior, key).constants, x)
 
     client, codecs = gradient_client(objective), (_codec(down), _codec(up))
-    return Algorithm("meta_bayfl", model, init, begin, client, step, adapt, predict, objective, *codecs, update=partial(update, model, head))
+    exactly = partial(update, model, head)
+    return Algorithm("meta_bayfl", model, init, begin, client, step, adapt, predict, objective, *codecs, update=exactly, prepare=prepare)
 
 
 def update(model: Model, head: Head, posterior: Tree, batch: Batch) -> Tree:

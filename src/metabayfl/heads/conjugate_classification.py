@@ -15,6 +15,8 @@ With ``n_c`` samples of class ``c`` and ``S_c`` the sum of their features, the p
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -29,16 +31,14 @@ from metabayfl.uncertainty import sampled_split
 def conjugate_classification(classes: int, width: int, samples: int = 20) -> Head:
     """The head for ``classes`` (K) classes over ``width`` (M) features; ``samples`` (S) posterior samples split the uncertainty."""
 
-    def split(prior: Tree, statistics: Tree, evidence: Tree, features: Tensor, key: Key) -> ClassPrediction:
-        return predict(prior, statistics, evidence, features, key, samples)
-
     return Head(
         init=lambda key: init(classes, width),
         scaled=scaled,
         statistics=lambda memory: statistics(memory, classes),
         leave_one_out=_observed_leave_one_out,
         zero_shot=_observed_zero_shot,
-        predict=split,
+        prepare=partial(prepare, samples=samples),
+        answer=answer,
     )
 
 
@@ -84,6 +84,25 @@ def posterior(prior: Tree, statistics: Tree) -> Tree:
     return {"mean": mean, "kappa": total, "a": torch.exp(prior["log_a"]) + count, "eta": prior["eta"], "t": torch.exp(prior["log_t"])}
 
 
+def form(posterior: Tree, centre: Tensor) -> Tree:
+    """``l_c`` as a quadratic in ``d = phi - centre``: ``{"constant": (K,), "linear": (K, M), "square": (K, M)}`` for :func:`scores`."""
+    offset = posterior["mean"] - centre
+    weight = posterior["t"] / (1.0 + 1.0 / posterior["kappa"])
+    widths = torch.log1p(1.0 / posterior["kappa"])
+    return {"constant": _log_shares(posterior) - 0.5 * (weight * offset**2 + widths).sum(-1), "linear": weight * offset, "square": weight}
+
+
+def scores(form: Tree, d: Tensor) -> Tensor:
+    """``constant + linear d - square d^2 / 2`` as matrix products, ``(..., N, K)``; leading axes of the form's leaves stay in front.
+
+    Args:
+        form: from :func:`form` or, without ``square``, :func:`sample`.
+        d: ``(N, M)``, features less the form's centre.
+    """
+    out: Tensor = form["constant"].unsqueeze(-2) + d @ form["linear"].mT
+    return out - 0.5 * (d**2 @ form["square"].mT) if "square" in form else out
+
+
 def log_probs(posterior: Tree, features: Tensor) -> Tensor:
     """The posterior predictive ``log p(y = c | phi)``, ``(N, K)``."""
     return torch.log_softmax(_log_shares(posterior) + _log_density(posterior, features), -1)
@@ -112,50 +131,63 @@ def leave_one_out(prior: Tree, statistics: Tree, memory: Tree) -> Tensor:
     return torch.log_softmax(density + prior["eta"] * torch.log(torch.exp(prior["log_a"]) + others), -1)
 
 
-def sample(posterior: Tree, features: Tensor, noise: Tensor, key: Key) -> Tensor:
-    """Class probabilities under one draw of the class means and shares: ``softmax_c(eta log pi_c - t/2 |phi - mu_c|^2)``, ``(N, K)``.
+def sample(posterior: Tree, centre: Tensor, noise: Tensor, key: Key) -> Tree:
+    """One draw of the class means and shares, as ``{"constant": (K,), "linear": (K, M)}`` for :func:`scores`.
+
+    Under the draw, ``p(y = c | phi)`` is the softmax of ``eta log pi_c - t/2 |phi - mu_c|^2``. ``|phi|^2`` is the same for all classes and left out,
+    and so is whatever shift the means have in common, which keeps the squares small.
 
     Args:
         posterior: from :func:`posterior`.
-        features: ``(N, M)``.
+        centre: ``(M,)``, what features are measured from.
         noise: standard normal ``(K, M)``, what the means are drawn from.
         key: draws the shares.
     """
     means = posterior["mean"] + noise / torch.sqrt(posterior["t"] * posterior["kappa"])
-    shares = log_dirichlet(key, posterior["a"])
-    centre = means.mean(0)  # any common shift leaves the distances alone, and this one keeps the squares small
-    offset = means - centre
-    distance = (offset**2).sum(-1) - 2.0 * (features - centre) @ offset.T  # |phi|^2 is the same for all classes
-    return torch.softmax(posterior["eta"] * shares - 0.5 * posterior["t"] * distance, -1)
+    middle, t = means.mean(0), posterior["t"]
+    offset = means - middle
+    fixed = (offset**2).sum(-1) + 2.0 * offset @ (middle - centre)
+    return {"constant": posterior["eta"] * log_dirichlet(key, posterior["a"]) - 0.5 * t * fixed, "linear": t * offset}
 
 
-def predict(prior: Tree, statistics: Tree, evidence: Tree, features: Tensor, key: Key, samples: int = 20) -> ClassPrediction:
-    """The evidence mixture's closed-form probabilities, with the uncertainty of ``samples`` draws from the same mixture.
+def prepare(prior: Tree, statistics: Tree, evidence: Tree, key: Key, samples: int = 20) -> Tree:
+    """All that :func:`answer` needs of a client: the grid's predictives and ``samples`` draws from the same mixture.
+
+    Returns:
+        ``{"centre": (M,), "weight": (G,), "points": forms with an axis G, "draws": forms with an axis S}``.
+    """
+    centre = posterior(prior, statistics)["mean"].mean(0)
+    points = mixture.over(evidence, lambda u, v: form(posterior(scaled(prior, u, v), statistics), centre))
+    return {"centre": centre, "weight": evidence["weight"], "points": points, "draws": draw(prior, statistics, evidence, centre, key, samples)}
+
+
+def answer(prepared: Tree, features: Tensor) -> ClassPrediction:
+    """The evidence mixture's closed-form probabilities, with the uncertainty of draws from the same mixture.
 
     The probabilities are closed-form at every support size: averages of sampled probabilities are under-confident where the support is small,
     since the closed form also knows what the query's own features say about the draw.
     """
-    each = mixture.over(evidence, lambda u, v: log_probs(posterior(scaled(prior, u, v), statistics), features))
-    drawn = draw(prior, statistics, evidence, features, key, samples)
-    return sampled_split(mixture.mix_classes(evidence["weight"], each), drawn)
+    d = features - prepared["centre"]
+    each = torch.log_softmax(scores(prepared["points"], d), -1)
+    return sampled_split(mixture.mix_classes(prepared["weight"], each), torch.softmax(scores(prepared["draws"], d), -1))
 
 
-def draw(prior: Tree, statistics: Tree, evidence: Tree, features: Tensor, key: Key, samples: int) -> Tensor:
-    """Class probabilities under ``samples`` draws from the evidence mixture, ``(S, N, K)``.
+def draw(prior: Tree, statistics: Tree, evidence: Tree, centre: Tensor, key: Key, samples: int) -> Tree:
+    """``samples`` draws from the evidence mixture, leaves as :func:`sample`'s with an axis S in front.
 
     Each draw takes a grid point by its weight, then class means and shares from that posterior. Neighbouring draws use opposite noise (antithetic),
     which halves the noise of a split from few samples.
     """
     shape = ((samples + 1) // 2, *prior["mu0"].shape)
-    half = random.normal(random.fold(key, "means"), shape, features.dtype)
+    half = random.normal(random.fold(key, "means"), shape, centre.dtype)
     noise = torch.stack([half, -half], 1).flatten(0, 1)[:samples]
     u, v = mixture.draw(evidence, samples, random.fold(key, "grid"))
     keys = random.keys(random.fold(key, "shares"), samples)
 
-    def one(u: Tensor, v: Tensor, noise: Tensor, key: Key) -> Tensor:
-        return sample(posterior(scaled(prior, u, v), statistics), features, noise, key)
+    def one(u: Tensor, v: Tensor, noise: Tensor, key: Key) -> Tree:
+        return sample(posterior(scaled(prior, u, v), statistics), centre, noise, key)
 
-    out: Tensor = torch.func.vmap(one)(u, v, noise, keys)
+    out: Tree = torch.func.vmap(one)(u, v, noise, keys)
     return out
 
 

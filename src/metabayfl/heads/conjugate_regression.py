@@ -51,7 +51,8 @@ def conjugate_regression(targets: int, width: int, rank: int = 1, strength: floa
         statistics=statistics,
         leave_one_out=_observed_leave_one_out,
         zero_shot=_observed_zero_shot,
-        predict=predict,
+        prepare=prepare,
+        answer=answer,
         tails=_tails if shaped else None,
     )
 
@@ -143,15 +144,19 @@ def zero_shot(prior: Tree, features: Tensor) -> RegressionPrediction:
     return predictive(posterior(prior, no_data(prior)), features)
 
 
-def predict(prior: Tree, statistics: Tree, evidence: Tree, features: Tensor, key: Key) -> RegressionPrediction:
-    """The evidence mixture as one Student-t per target, in the type of ``features``, with the client's tails if it weighed them; nothing is drawn."""
+def prepare(prior: Tree, statistics: Tree, evidence: Tree, key: Key) -> Tree:
+    """The grid's posteriors, factorised, their weights, and the client's tails if it weighed them; nothing is drawn."""
+    points = mixture.over(evidence, lambda u, v: posterior(scaled(prior, u, v), statistics))
+    shape = {"tails": evidence["tails"]} if "tails" in evidence else {}
+    return {"weight": evidence["weight"].double(), "points": points, "count": statistics["count"], **shape}
 
-    def at(u: Tensor, v: Tensor) -> RegressionPrediction:
-        return predictive(posterior(scaled(prior, u, v), statistics), features)
 
-    mixed = mixture.mix_students(evidence["weight"].double(), mixture.over(evidence, at))
-    if "tails" in evidence:
-        mixed = tails.reshape(mixed, evidence["tails"], statistics["count"])
+def answer(prepared: Tree, features: Tensor) -> RegressionPrediction:
+    """The evidence mixture as one Student-t per target, in the type of ``features``."""
+    each: RegressionPrediction = torch.func.vmap(predictive, in_dims=(0, None))(prepared["points"], features)
+    mixed = mixture.mix_students(prepared["weight"], each)
+    if "tails" in prepared:
+        mixed = tails.reshape(mixed, prepared["tails"], prepared["count"])
     return RegressionPrediction(*(field.to(features.dtype) for field in mixed))
 
 

@@ -23,10 +23,16 @@ class Head(NamedTuple):
     statistics: Callable[[Tree], Tree]  # memory -> sums over its rows
     leave_one_out: Callable[[Tree, Tree, Tree], Tensor]  # prior, statistics, memory -> log p(y_i | x_i, all others) (N,), 0 for padding
     zero_shot: Callable[[Tree, Tree], Tensor]  # prior, memory -> log p(y_i | x_i) without any support (N,), 0 for padding
-    predict: Callable[[Tree, Tree, Tree, Tensor, Key], Prediction]  # prior, statistics, evidence, features (N, M), key
+    prepare: Callable[[Tree, Tree, Tree, Key], Tree]  # prior, statistics, evidence, key -> all that answering needs, computed and drawn once
+    answer: Callable[[Tree, Tensor], Prediction]  # what prepare gave, features (N, M)
     tails: Callable[[Tree, Tree, Tree, Tree], Tree] | None = (
         None  # prior, statistics, memory, evidence -> the noise's shape, kept beside the evidence
     )
+
+
+def predict(head: Head, prior: Tree, statistics: Tree, evidence: Tree, features: Tensor, key: Key) -> Prediction:
+    """The posterior predictive at ``features (N, M)``."""
+    return head.answer(head.prepare(prior, statistics, evidence, key), features)
 
 
 def remember(features: Tensor, y: Tensor, mask: Tensor) -> Tree:
