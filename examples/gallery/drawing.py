@@ -14,12 +14,17 @@ from metabayfl import storage
 from metabayfl.report.axes import Axis, Frame, draw_axes, horizontal, short, vertical
 from metabayfl.report.svg import Markup, Point, area, curve, dot, element, group, line, rect, text
 
-FONT = (
-    'svg { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif; font-variant-numeric: tabular-nums; }'
-    " .paper { fill: var(--paper); } .shade { fill: var(--c); fill-opacity: 0.16; } .note { fill: var(--quiet); font-size: 12px; }"
-    " svg .head { font-size: 14px; font-weight: 650; } .rule { stroke: var(--ink); stroke-width: 1; } .hollow { fill: var(--paper);"
-    " stroke: var(--c); stroke-width: 2; } svg .note, svg .head { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; }"
-)
+STYLE = """
+svg { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif; font-variant-numeric: tabular-nums; }
+svg .head { font-size: 14px; font-weight: 650; }
+svg .note { fill: var(--quiet); font-size: 12px; }
+svg .note, svg .head { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; }
+.paper { fill: var(--paper); }
+.shade { fill: var(--c); fill-opacity: 0.16; }
+.hollow { fill: var(--paper); stroke: var(--c); stroke-width: 2; }
+.frame { fill: none; stroke: var(--c); stroke-width: 2.5; }
+"""
+"""What a picture of its own needs beside the reports' style sheet."""
 
 
 class Panel(NamedTuple):
@@ -91,7 +96,7 @@ def named(place: Point, words: str, css: str, note: str = "") -> Markup:
 
 def save(path: Path, width: float, height: float, described: str, *parts: Markup) -> None:
     """Write the picture; ``described`` is what a screen reader says."""
-    style = Markup((resources.files("metabayfl.report") / "style.css").read_text(encoding="utf-8") + FONT)
+    style = Markup((resources.files("metabayfl.report") / "style.css").read_text(encoding="utf-8") + STYLE)
     box = {"viewBox": f"0 0 {width:g} {height:g}", "width": width, "height": height}
     paper = rect(0.0, 0.0, width, height, "paper")
     root = element("svg", element("style", style), paper, *parts, xmlns="http://www.w3.org/2000/svg", role="img", aria_label=described, **box)

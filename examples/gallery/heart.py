@@ -1,7 +1,7 @@
 """Heart disease by hospital: a diagnosis, and the patients whom a doctor should see.
 
-Four hospitals, each with patients of its own kind. Every hospital in turn takes no part in training: it downloads the strategy, adapts on twenty of its
-patients, and diagnoses the others. The least certain cases are referred to a doctor; what the model keeps is then right more often.
+Four hospitals, each with patients of its own kind. Every hospital in turn takes no part in training: it downloads the strategy, adapts on twenty of
+its patients, and diagnoses the others. The least certain cases are referred to a doctor; what the model keeps is then right more often.
 
     python examples/gallery/heart.py --out gallery
 """
@@ -12,13 +12,16 @@ import dataclasses
 import statistics
 
 import pandas as pd
-from drawing import Axes, dots, named, panel, save, trace, upright
+import torch
+from drawing import Axes, Panel, dots, named, panel, save, trace, upright
 from running import Options, data_file, figure, spread, start, strategy_file, table, train
 
 import metabayfl
 from metabayfl.config import Config, read
 from metabayfl.report.axes import Frame, percent
-from metabayfl.report.svg import text
+from metabayfl.report.axes import spread as apart
+from metabayfl.report.svg import Markup, Point, text
+from metabayfl.uncertainty import threshold_for_share
 
 SEEDS = (0, 1, 2)
 NAMES = {"va": "VA Long Beach", "cleveland": "Cleveland", "hungarian": "Budapest", "switzerland": "Switzerland"}
@@ -41,18 +44,20 @@ def referral_row(name: str, entry: dict) -> tuple[str, ...]:
 
 
 def in_practice(options: Options) -> None:
-    """What the VA hospital itself would do, with its raw file: adapt, and refer what lies above the threshold that its own patients gave."""
+    """What the VA hospital itself would do, with its raw file: adapt, diagnose, and refer the least certain."""
     config = study_of("va")
     columns, chosen = list(config.data.names), list(config.data.features)
-    patients = pd.read_csv(data_file(config, config.data.path[3]), names=columns, na_values=["?"]).dropna(subset=[*chosen, "num"])
+    patients = pd.read_csv(data_file(config, config.data.paths[3]), names=columns, na_values=["?"]).dropna(subset=[*chosen, "num"])
     patients = patients.sample(frac=1, random_state=0).assign(ill=lambda row: (row["num"] > 0).astype(int).astype(str))
-    own = metabayfl.load(strategy_file(config, options)).personalize(patients[chosen][:20], patients["ill"][:20], refer_share=0.2)
-    prediction = own.predict(patients[chosen][20:])
-    right, kept = prediction.label == patients["ill"][20:].to_numpy(), ~prediction.refer
-    print(f"\nthe VA hospital with seed 0 of the strategy: {len(right)} patients after its first 20")
-    print(f"  all of them                  {100 * right.mean():.1f} % right")
-    print(f"  referred by its threshold    {prediction.referred} patients, {100 * prediction.refer.mean():.1f} %")
-    print(f"  the others                   {100 * right[kept].mean():.1f} % right")
+    known, new = patients[:20], patients[20:]
+    own = metabayfl.load(strategy_file(config, options)).personalize(known[chosen], known["ill"])
+    prediction = own.predict(new[chosen])
+    right = prediction.label == new["ill"].to_numpy()
+    fifth = prediction.total > threshold_for_share(torch.from_numpy(prediction.total), 0.2)
+    rows = [("calling everybody ill", "0", f"{100 * (new['ill'] == '1').mean():.1f}"), ("its own model", "0", f"{100 * right.mean():.1f}")]
+    for words, referred in (("... threshold from its 20 patients", prediction.refer), ("... the least certain fifth of the new ones", fifth)):
+        rows.append((words, f"{referred.sum()}", f"{100 * right[~referred].mean():.1f}"))
+    table(f"the VA hospital, seed 0: {len(new)} patients after its first 20", ("", "referred", "right among the others, %"), rows)
 
 
 def curve_of(entry: dict) -> tuple[list[float], list[float]]:
@@ -65,18 +70,26 @@ def draw(methods: dict[str, dict], hospitals: dict[str, dict], options: Options)
     """Left: three methods on one hospital. Right: the strategy on each hospital."""
     axes = Axes("VA hospital held out", "share of patients referred to a doctor", "accuracy on the others", (0, 0.5), (0.6, 1), percent, percent)
     left, drawn = panel(Frame(54, 70, 400, 330), axes)
-    right, also = panel(Frame(500, 70, 760, 330), axes._replace(heading="Each hospital held out in turn"))
+    right, also = panel(Frame(500, 70, 760, 330), axes._replace(heading="Strategy, each hospital held out in turn"))
     parts = [drawn, also, upright(left, 0.2, "20 % referred"), upright(right, 0.2, "20 %")]
     for at, (name, entry) in enumerate(methods.items()):
-        x, y = curve_of(entry)
-        css = f"s{2 - at}"
-        parts += [trace(left, x, y, css), dots(left, x[4:5], y[4:5], f"fill ring {css}", 5), named((60 + 0, 372 + 18 * at), METHODS[name], css)]
-    for at, (name, entry) in enumerate(hospitals.items()):
-        x, y = curve_of(entry)
-        css = f"s{(0, 3, 4, 5)[at]}"
-        parts += [trace(right, x, y, css), dots(right, x[4:5], y[4:5], f"fill ring {css}", 5)]
-        parts.append(text(766, right.at(0, y[-1])[1] + 4, NAMES[name], "name"))
-    save(options.out / "heart.svg", 880, 430, "Accuracy on the patients kept against the share referred", *parts)
+        parts += [*marked(left, entry, f"s{2 - at}"), named((54 + 250 * at, 392), METHODS[name], f"s{2 - at}")]
+    ends = [right.at(0, curve_of(entry)[1][-1])[1] + 4 for entry in hospitals.values()]
+    for css, (name, entry), height in zip(("s0", "s3", "s4", "s5"), hospitals.items(), apart(ends, 15, 70, 330), strict=False):
+        parts += [*marked(right, entry, css), text(768, height, NAMES[name], "name")]
+    save(options.out / "heart.svg", 880, 415, "Accuracy on the patients kept against the share referred", *parts)
+
+
+def marked(where: Panel, entry: dict, css: str) -> list[Markup]:
+    """A curve with its accuracy at nothing referred and at a fifth."""
+    x, y = curve_of(entry)
+    ends = [text(*shifted(where.at(x[at], y[at])), f"{100 * y[at]:.0f}", "name", "end") for at in (0, 4) if css == "s0"]
+    return [trace(where, x, y, css), dots(where, [x[0], x[4]], [y[0], y[4]], f"fill ring {css}", 4.5), *ends]
+
+
+def shifted(place: Point) -> Point:
+    """Above a dot, for its number."""
+    return place[0] + 8, place[1] - 10
 
 
 def main(options: Options) -> None:

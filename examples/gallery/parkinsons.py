@@ -1,7 +1,7 @@
 """Parkinson's disease by patient: a symptom score from the voice, with intervals.
 
-Forty-two patients recorded their voice at home for half a year. A new patient's model adapts on twenty recordings with a known score and gives the score
-of the others, with an interval that should hold nine values in ten.
+Forty-two patients recorded their voice at home for half a year. A new patient's model adapts on twenty recordings with a known score and gives the
+score of the others, with an interval that should hold nine values in ten.
 
     python examples/gallery/parkinsons.py --out gallery
 """
@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
-from drawing import Axes, band, dots, panel, save, trace
+from drawing import Axes, band, dots, named, panel, save, trace
 from running import Options, data_file, figure, folder, spread, start, strategy_file, table, train
 
 import metabayfl
@@ -63,7 +63,13 @@ def patient_panel(place: int, title: str, known: pd.DataFrame, said: pd.DataFram
     own, drawn = panel(Frame(left, 70, left + 232, 300), axes, 4)
     interval = band(own, said["test_time"], said["low"], said["high"], "s0")
     true = dots(own, said["test_time"], said["total_UPDRS"], "fill s1", 1.8)
-    return group(drawn, interval, trace(own, said["test_time"], said["mean"], "s0"), true, dots(own, known["test_time"], known["total_UPDRS"], "hollow s1", 3.5))
+    return group(
+        drawn,
+        interval,
+        trace(own, said["test_time"], said["mean"], "s0"),
+        true,
+        dots(own, known["test_time"], known["total_UPDRS"], "hollow s1", 3.5),
+    )
 
 
 def main(options: Options) -> None:
@@ -74,13 +80,17 @@ def main(options: Options) -> None:
     rows = [row(METHODS[name], found[name]["per_seed"]) for name in METHODS]
     rows.append(row("the same, first 20 in time", forecast(config, options)))
     table("10 held-out patients a seed, mean ± sd over seeds", ("", "RMSE, points", "in the 90 % interval, %", "CRPS"), rows)
-    print(f"\nwhat a client downloads: {strategy_file(config, options).stat().st_size:,} bytes; sent up a round: {figure(found['meta_bayfl'], 'bytes_up', 1, 0)}")
+    size, up = strategy_file(config, options).stat().st_size, figure(found["meta_bayfl"], "bytes_up", 1, 0)
+    print(f"\nwhat a client downloads: {size:,} bytes; what it sends back a round: {up}")
     patients = follow(config, options)
     chosen = {"best": patients[0], "median": patients[len(patients) // 2], "worst": patients[-1]}
     table("held-out patients of seed 0", ("", "patient", "RMSE"), [(word, name, f"{error:.2f}") for word, (error, name, _, _) in chosen.items()])
     panels = [patient_panel(at, f"Patient {name}: {word} of 10", known, said) for at, (word, (_, name, known, said)) in enumerate(chosen.items())]
-    key = [text(54, 372, "blue: predicted score, shaded its 90 % interval", "note"), text(54, 392, "dots: true scores; rings: the 20 known ones", "note")]
-    save(options.out / "parkinsons.svg", 900, 410, "Predicted and true symptom scores of three new patients over half a year", *panels, *key)
+    key = [
+        named((54, 376), "predicted score, with the 90 % interval", "s0"),
+        text(420, 380, "dots: true scores; rings: the 20 that the model knew", "label"),
+    ]
+    save(options.out / "parkinsons.svg", 900, 400, "Predicted and true symptom scores of three new patients over half a year", *panels, *key)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A fleet of robots: the dynamics of a new one, learned from a dozen of its own movements.
 
-A hundred carts with a pole, each with a mass, a pole and a motor of its own (Gymnasium's cart-pole; needs the extra ``robots``). From speed, angle and push,
-a model tells how the two speeds change within one step. No robot is like another, and a new one has no time to learn from scratch.
+A hundred carts with a pole, each with a mass, a pole and a motor of its own (Gymnasium's cart-pole; needs the extra ``robots``). From speed, angle
+and push, a model tells how the two speeds change within one step. No robot is like another, and a new one has no time to learn from scratch.
 
     python examples/gallery/robots.py --out gallery
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from carts import NOISE, RANGES, STEP, drive, features, moves, robot
 from drawing import Axes, dots, named, panel, save, trace
 from running import Options, folder, spread, start, strategy_file, table, train
 
@@ -19,51 +20,17 @@ from metabayfl import study
 from metabayfl.config import Config
 from metabayfl.data import DataOptions
 from metabayfl.engine.options import TrainOptions
-from metabayfl.errors import ConfigError
 from metabayfl.report.axes import Frame
 from metabayfl.report.svg import text
 
-try:
-    from gymnasium.envs.classic_control import CartPoleEnv
-except ImportError as error:
-    raise SystemExit("error: gymnasium is missing: pip install 'metabayfl[robots]'") from error
-
-SEEDS, ROBOTS, NOISE = (0, 1, 2), 100, 0.02  # noise of the speed sensors, m/s and rad/s
+SEEDS, ROBOTS = (0, 1, 2), 100
 SIZES = (3, 6, 12, 24, 48)
-METHODS = {"local": "own movements alone", "fedavg": "common model", "fedavg_ft": "common model, fine-tuned", "meta_bayfl": "strategy + own movements"}
-
-
-def robot(rng: np.random.Generator) -> CartPoleEnv:
-    """A cart-pole with its own masses (kg), pole (m) and motor (N); the track is endless and the pole swings all round."""
-    own = CartPoleEnv()
-    own.masscart, own.masspole, own.length, own.force_mag = rng.uniform((0.5, 0.05, 0.25, 5.0), (2.0, 0.5, 1.0, 15.0))
-    own.total_mass, own.polemass_length = own.masscart + own.masspole, own.masspole * own.length
-    own.theta_threshold_radians = own.x_threshold = np.inf
-    own.kinematics_integrator = "semi-implicit"
-    return own
-
-
-def drive(own: CartPoleEnv, rng: np.random.Generator, steps: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Random pushes for two seconds: states before and after each step ``(steps, 2, 4)``, and the pushes."""
-    own.reset()
-    own.state = np.array([0.0, rng.normal(), rng.uniform(-np.pi, np.pi), 3 * rng.normal()])
-    pushes = np.repeat(rng.integers(0, 2, steps // 10), 10)
-    states = [own.state, *(own.step(int(push))[0] for push in pushes)]
-    return np.stack([states[:-1], states[1:]], 1), pushes
-
-
-def features(states: np.ndarray, pushes: np.ndarray) -> np.ndarray:
-    """What decides the movement: speed of the cart, direction and speed of the pole, push to the left or to the right."""
-    _, speed, angle, turning = states.T
-    return np.stack([speed, np.cos(angle), np.sin(angle), turning, 2.0 * pushes - 1], 1)
-
-
-def moves(own: CartPoleEnv, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A hundred steps out of five drives: inputs, and the measured change of both speeds."""
-    drives = [drive(own, rng) for _ in range(5)]
-    states, pushes = np.concatenate([part for part, _ in drives])[::5], np.concatenate([part for _, part in drives])[::5]
-    change = (states[:, 1] - states[:, 0])[:, [1, 3]]
-    return features(states[:, 0], pushes), change + NOISE * rng.normal(size=change.shape)
+METHODS = {
+    "local": "own movements alone",
+    "fedavg": "common model",
+    "fedavg_ft": "common model, fine-tuned",
+    "meta_bayfl": "strategy + own movements",
+}
 
 
 def fleet(target: Path) -> None:
@@ -75,7 +42,7 @@ def fleet(target: Path) -> None:
 
 
 def study_of(file: Path) -> Config:
-    """Sixty robots train, fifteen say when to stop, twenty-five are new and adapt on up to 48 movements; fine-tuning and training alone get the same."""
+    """Sixty robots train, fifteen say when to stop, twenty-five are new and adapt on up to 48 movements, with each method."""
     data = DataOptions(
         source="npz", path=str(file.resolve()), client="robot", kind="regression", validation_clients=15, heldout_clients=25, support=SIZES[-1]
     )
@@ -90,9 +57,8 @@ def imagine(model: metabayfl.PersonalModel, first: np.ndarray, pushes: np.ndarra
     """Angle of the pole over time, each step predicted from the last prediction."""
     state, angles = first.copy(), [first[2]]
     for push in pushes:
-        change = model.predict(features(state[None], np.array([push]))).label[0]
-        speeds = state[[1, 3]] + change
-        state = np.array([state[0] + 0.02 * speeds[0], speeds[0], state[2] + 0.02 * speeds[1], speeds[1]])
+        speeds = state[[1, 3]] + model.predict(features(state[None], np.array([push]))).label[0]
+        state = np.array([state[0] + STEP * speeds[0], speeds[0], state[2] + STEP * speeds[1], speeds[1]])
         angles.append(state[2])
     return np.array(angles)
 
@@ -104,6 +70,38 @@ def by_size(config: Config, options: Options) -> dict[str, list[dict]]:
     return {n: [study.evaluate_strategy(strategy_file(config, options, n, seed), config, sizes, seed, where) for seed in seeds] for n in METHODS}
 
 
+def draw(sizes: list[int], means: dict[str, list[float]], true: np.ndarray, imagined: dict[str, np.ndarray], options: Options) -> None:
+    """Left: error by number of movements. Right: the imagined second."""
+    looks = {"meta_bayfl": "s0", "fedavg": "s1", "local": "s2", "fedavg_ft": "s3"}
+    highest = max(max(values) for values in means.values())
+    axes = Axes(
+        "25 new robots",
+        "own movements (log)",
+        "RMSE of the change of speed",
+        (0, len(sizes) - 1),
+        (0, 1.05 * highest),
+        lambda at: str(sizes[int(at)]),
+    )
+    left, drawn = panel(Frame(54, 70, 350, 310), axes, len(sizes) - 1)
+    parts = [drawn]
+    for name, values in means.items():
+        parts += [trace(left, range(len(sizes)), values, looks[name]), dots(left, range(len(sizes)), values, f"fill ring {looks[name]}", 4)]
+    seconds, every = STEP * np.arange(len(true)), np.concatenate([true, *imagined.values()])
+    axes = Axes(
+        "One of them, imagined from 12 movements",
+        "seconds",
+        "angle of the pole, rad",
+        (0, 1.2),
+        (max(every.min(), true.min() - 3), min(every.max(), true.max() + 3)),
+    )
+    right, drawn = panel(Frame(440, 70, 760, 310), axes)
+    parts += [drawn, dots(right, seconds[::2], true[::2], "fill ring s6", 3.5)]
+    parts += [trace(right, seconds, angles, looks[name]) for name, angles in imagined.items()]
+    parts += [named((54 + 240 * (at % 2), 380 + 20 * (at // 2)), METHODS[name], css) for at, (name, css) in enumerate(looks.items())]
+    parts.append(text(560, 384, "dots: what the robot does", "note"))
+    save(options.out / "robots.svg", 800, 420, "Error of dynamics models of new robots, and one robot's movement imagined", *parts)
+
+
 def main(options: Options) -> None:
     """Build the fleet, train, compare by number of movements, let a new robot imagine one second of its own."""
     file = options.out / "studies" / "robots.npz"
@@ -111,6 +109,7 @@ def main(options: Options) -> None:
     config = study_of(file)
     train(config, tuple(METHODS), SEEDS, options)
     found = by_size(config, options)
+    print(f"{ROBOTS} carts, each with values of its own: " + ", ".join(f"{name} {low} to {high}" for name, (low, high) in RANGES.items()))
     sizes = [int(size) for size in found["local"][0]]
     means = {name: [float(np.mean([one[str(size)]["rmse"] for one in seeds])) for size in sizes] for name, seeds in found.items()}
     rows = [(METHODS[name], *(spread([one[str(size)]["rmse"] for one in seeds], 3) for size in sizes)) for name, seeds in found.items()]
@@ -128,25 +127,6 @@ def main(options: Options) -> None:
     off = [(METHODS[name], f"{np.sqrt(((angles - true) ** 2).mean()):.2f}") for name, angles in imagined.items()]
     table("one more robot, 12 own movements: 1.2 s imagined from the start alone", ("", "RMSE of the angle, rad"), off)
     draw(sizes, means, true, imagined, options)
-
-
-def draw(sizes: list[int], means: dict[str, list[float]], true: np.ndarray, imagined: dict[str, np.ndarray], options: Options) -> None:
-    """Left: error by number of movements. Right: the imagined second."""
-    looks = {"meta_bayfl": "s0", "fedavg": "s1", "local": "s2", "fedavg_ft": "s3"}
-    highest = max(max(values) for values in means.values())
-    axes = Axes("25 new robots", "own movements (log)", "RMSE of the change of speed", (0, len(sizes) - 1), (0, 1.05 * highest), lambda at: str(sizes[int(at)]))
-    left, drawn = panel(Frame(54, 70, 350, 310), axes, len(sizes) - 1)
-    parts = [drawn]
-    for name, values in means.items():
-        parts += [trace(left, range(len(sizes)), values, looks[name]), dots(left, range(len(sizes)), values, f"fill ring {looks[name]}", 4)]
-    seconds, every = 0.02 * np.arange(len(true)), np.concatenate([true, *imagined.values()])
-    axes = Axes("One of them, imagined from 12 movements", "seconds", "angle of the pole, rad", (0, 1.2), (max(every.min(), true.min() - 3), min(every.max(), true.max() + 3)))
-    right, drawn = panel(Frame(440, 70, 760, 310), axes)
-    parts += [drawn, dots(right, seconds[::2], true[::2], "fill ring s6", 3.5)]
-    parts += [trace(right, seconds, angles, looks[name]) for name, angles in imagined.items()]
-    parts += [named((54 + 240 * (at % 2), 380 + 20 * (at // 2)), METHODS[name], css) for at, (name, css) in enumerate(looks.items())]
-    parts.append(text(560, 384, "dots: what the robot does", "note"))
-    save(options.out / "robots.svg", 800, 420, "Error of dynamics models of new robots, and one robot's movement imagined", *parts)
 
 
 if __name__ == "__main__":

@@ -78,12 +78,7 @@ def strategy_file(config: Config, options: Options, name: str = "meta_bayfl", se
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Mean and standard deviation over seeds.
-
-    Example:
-        >>> spread([75.0, 77.0]), spread([0.5], 2)
-        ('76.0 ± 1.4', '0.50')
-    """
+    """Mean and standard deviation over seeds, as text; of one seed the value alone."""
     sd = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.{digits}f}{sd}"
 
