@@ -20,7 +20,7 @@ from metabayfl.report.axes import Frame, percent, short
 from metabayfl.report.svg import Markup, group
 
 SEEDS, SIZES = (0, 1, 2), (1, 2, 5, 10, 20)
-METHODS = {"meta_bayfl": "strategy + own moments", "fedavg": "common model", "fedavg_ft": "common model, fine-tuned", "local": "own moments alone"}
+METHODS = {"meta_bayfl": "strategy + own moments", "fedavg": "common model", "local": "own moments alone"}
 SHOWN = {"accuracy": ("right, %", 100, 1), "nll": ("NLL, nats", 1, 2), "auroc_unseen": ("never shown, AUROC %", 100, 1)}
 
 
@@ -28,7 +28,7 @@ def study_of() -> Config:
     """The ready study on the statistics in place of the signals, with a small perceptron: minutes become seconds."""
     ready = read("uci_har")
     data = dataclasses.replace(ready.data, path="uci_har/uci_har_feats81.npz", layout="vector", where=ready.data.where + ", 9 statistics a channel")
-    rounds = {"fedavg": 40, "fedavg_ft": 40, "meta_bayfl": 200, "local": 1}
+    rounds = {"fedavg": 40, "meta_bayfl": 200, "local": 1}
     tables = {name: {**ready.algorithm[name], "train": {**ready.algorithm[name].get("train", {}), "rounds": own}} for name, own in rounds.items()}
     tables["meta_bayfl"] |= {"generator": "full", "body_lr": 5e-3}
     return dataclasses.replace(ready, data=data, model={"name": "mlp", "hidden": [64, 32], "dropout": 0.3}, algorithm=tables)

@@ -26,7 +26,7 @@ from metabayfl.report.svg import Markup, element, group, line, rect, text
 
 SEEDS = (0, 1, 2)
 METHODS = {"fedavg": "common model", "meta_bayfl": "strategy + own 20 digits"}
-ROUNDS = {"fedavg": 40, "meta_bayfl": 150}
+ROUNDS = {"fedavg": 30, "meta_bayfl": 120}
 
 
 class Digit(NamedTuple):

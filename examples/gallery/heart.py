@@ -12,7 +12,6 @@ import dataclasses
 import statistics
 
 import pandas as pd
-import torch
 from drawing import Axes, Panel, dots, named, panel, save, trace, upright
 from running import Options, data_file, figure, spread, start, strategy_file, table, train
 
@@ -21,7 +20,6 @@ from metabayfl.config import Config, read
 from metabayfl.report.axes import Frame, percent
 from metabayfl.report.axes import spread as apart
 from metabayfl.report.svg import Markup, Point, text
-from metabayfl.uncertainty import threshold_for_share
 
 SEEDS = (0, 1, 2)
 NAMES = {"va": "VA Long Beach", "cleveland": "Cleveland", "hungarian": "Budapest", "switzerland": "Switzerland"}
@@ -51,13 +49,17 @@ def in_practice(options: Options) -> None:
     patients = patients.sample(frac=1, random_state=0).assign(ill=lambda row: (row["num"] > 0).astype(int).astype(str))
     known, new = patients[:20], patients[20:]
     own = metabayfl.load(strategy_file(config, options)).personalize(known[chosen], known["ill"])
-    prediction = own.predict(new[chosen])
-    right = prediction.label == new["ill"].to_numpy()
-    fifth = prediction.total > threshold_for_share(torch.from_numpy(prediction.total), 0.2)
+    prediction, truth = own.predict(new[chosen], refer_share=0.2), new["ill"].to_numpy()
+    right, by_threshold = prediction.label == truth, own.predict(new[chosen]).refer
     rows = [("calling everybody ill", "0", f"{100 * (new['ill'] == '1').mean():.1f}"), ("its own model", "0", f"{100 * right.mean():.1f}")]
-    for words, referred in (("... threshold from its 20 patients", prediction.refer), ("... the least certain fifth of the new ones", fifth)):
+    for words, referred in (("... threshold from known patients", by_threshold), ("... the least certain fifth of the new ones", prediction.refer)):
         rows.append((words, f"{referred.sum()}", f"{100 * right[~referred].mean():.1f}"))
+    inside = [name in names for name, names in zip(truth, prediction.sets, strict=True)]
+    single = [len(names) == 1 for names in prediction.sets]
     table(f"the VA hospital, seed 0: {len(new)} patients after its first 20", ("", "referred", "right among the others, %"), rows)
+    print(
+        f"prediction sets of 90 %: {100 * statistics.fmean(inside):.1f} % hold the truth, {100 * statistics.fmean(single):.1f} % hold one diagnosis alone"
+    )
 
 
 def curve_of(entry: dict) -> tuple[list[float], list[float]]:

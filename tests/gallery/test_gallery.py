@@ -97,7 +97,9 @@ def test_the_cards_name_only_numbers_that_their_scripts_printed() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", NEEDS)
-def test_a_full_run_prints_what_the_page_shows(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_run_prints_what_the_page_shows(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("METABAYFL_DATA", str(DATA))
     run(name, monkeypatch, "--out", str(tmp_path))
     shown = capsys.readouterr().out.partition("\npicture: ")[0].strip()
