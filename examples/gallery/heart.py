@@ -54,12 +54,10 @@ def in_practice(options: Options) -> None:
     rows = [("calling everybody ill", "0", f"{100 * (new['ill'] == '1').mean():.1f}"), ("its own model", "0", f"{100 * right.mean():.1f}")]
     for words, referred in (("... threshold from known patients", by_threshold), ("... the least certain fifth of the new ones", prediction.refer)):
         rows.append((words, f"{referred.sum()}", f"{100 * right[~referred].mean():.1f}"))
-    inside = [name in names for name, names in zip(truth, prediction.sets, strict=True)]
-    single = [len(names) == 1 for names in prediction.sets]
+    inside = 100 * statistics.fmean(name in names for name, names in zip(truth, prediction.sets, strict=True))
+    single = 100 * statistics.fmean(len(names) == 1 for names in prediction.sets)
     table(f"the VA hospital, seed 0: {len(new)} patients after its first 20", ("", "referred", "right among the others, %"), rows)
-    print(
-        f"prediction sets of 90 %: {100 * statistics.fmean(inside):.1f} % hold the truth, {100 * statistics.fmean(single):.1f} % hold one diagnosis alone"
-    )
+    print(f"prediction sets of 90 %: {inside:.1f} % hold the truth, {single:.1f} % hold one diagnosis alone")
 
 
 def curve_of(entry: dict) -> tuple[list[float], list[float]]:

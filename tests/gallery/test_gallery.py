@@ -7,6 +7,7 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from typing import TypeAlias
 from xml.etree import ElementTree
 
 import pytest
@@ -26,6 +27,7 @@ NEEDS = {
 NUMBER = re.compile(r"(?<![\w.])\d[\d,]*\.\d+")
 """A measured number has a decimal point."""
 NAMES_WITH_NUMBERS = ("CC BY 4.0",)
+Captured: TypeAlias = pytest.CaptureFixture[str]
 
 
 def run(name: str, monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
@@ -48,7 +50,7 @@ def printed(name: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NEEDS)
-def test_every_entry_runs_and_draws(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_entry_runs_and_draws(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     if not (DATA / NEEDS[name]).exists():
         pytest.skip(f"{NEEDS[name]} is not in {DATA}: set METABAYFL_DATA to the folder of the data sets")
     monkeypatch.setenv("METABAYFL_DATA", str(DATA))
@@ -97,9 +99,7 @@ def test_the_cards_name_only_numbers_that_their_scripts_printed() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", NEEDS)
-def test_a_full_run_prints_what_the_page_shows(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_run_prints_what_its_page_shows(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.setenv("METABAYFL_DATA", str(DATA))
     run(name, monkeypatch, "--out", str(tmp_path))
     shown = capsys.readouterr().out.partition("\npicture: ")[0].strip()
