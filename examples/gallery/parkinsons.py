@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 from drawing import Axes, band, dots, named, panel, save, trace
-from running import Options, data_file, figure, folder, spread, start, strategy_file, table, train
+from running import Options, data_file, folder, spread, start, strategy_file, table, train
 
 import metabayfl
 from metabayfl import study
@@ -58,7 +58,7 @@ def follow(config: Config, options: Options) -> list[tuple[float, str, pd.DataFr
 def patient_panel(place: int, title: str, known: pd.DataFrame, said: pd.DataFrame) -> Markup:
     """One patient over half a year: interval, true scores, and the recordings with a known score."""
     middle = (said["total_UPDRS"].min() + said["total_UPDRS"].max()) / 2
-    axes = Axes(title, "days since recruitment", "total UPDRS", (0, 200), (middle - 10, middle + 10))
+    axes = Axes(title, "days since recruitment", "total UPDRS", (0, 220), (middle - 10, middle + 10))
     left = 54 + 290 * place
     own, drawn = panel(Frame(left, 70, left + 232, 300), axes, 4)
     interval = band(own, said["test_time"], said["low"], said["high"], "s0")
@@ -80,8 +80,8 @@ def main(options: Options) -> None:
     rows = [row(METHODS[name], found[name]["per_seed"]) for name in METHODS]
     rows.append(row("the same, first 20 in time", forecast(config, options)))
     table("10 held-out patients a seed, mean ± sd over seeds", ("", "RMSE, points", "in the 90 % interval, %", "CRPS"), rows)
-    size, up = strategy_file(config, options).stat().st_size, figure(found["meta_bayfl"], "bytes_up", 1, 0)
-    print(f"\nwhat a client downloads: {size:,} bytes; what it sends back a round: {up}")
+    size, up = strategy_file(config, options).stat().st_size, found["meta_bayfl"]["mean"]["bytes_up"]
+    print(f"\nwhat a client downloads: {size:,} bytes; what it sends back a round: {up:,.0f}")
     patients = follow(config, options)
     chosen = {"best": patients[0], "median": patients[len(patients) // 2], "worst": patients[-1]}
     table("held-out patients of seed 0", ("", "patient", "RMSE"), [(word, name, f"{error:.2f}") for word, (error, name, _, _) in chosen.items()])
