@@ -6,11 +6,12 @@ A handler takes the request as it came and gives a finished response: to let the
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from metabayfl.serve import answering, clients, gate, learning, openapi, reading, shapes, views
@@ -18,6 +19,21 @@ from metabayfl.serve.gate import Rates
 from metabayfl.serve.service import Service
 
 Handler = Callable[..., Awaitable[Response]]
+
+
+class Direct(APIRoute):
+    """Calls its handler with the request and the path's parameters, as texts, and leaves nothing else to be worked out for each request."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's place for this."""
+        endpoint = self.endpoint
+
+        async def handle(request: Request) -> Response:
+            response: Response = await endpoint(request, **request.path_params)
+            return response
+
+        return handle
+
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": shapes.Refused} for status in (400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 503, 507)
@@ -39,9 +55,9 @@ def answer(value: Any) -> Response:
 
 def router(service: Service, rates: Rates) -> APIRouter:
     """All endpoints over one service."""
-    out = APIRouter()
+    out = APIRouter(route_class=Direct)
+    _asking(out, service, rates)  # first: routes are tried in order, and predictions are most of what comes
     _changing(out, service, rates)
-    _asking(out, service, rates)
     _looking(out, service, rates)
     _operating(out, service, rates)
     return out
@@ -131,11 +147,11 @@ def _operating(out: APIRouter, service: Service, rates: Rates) -> None:
         service.meters.waiting.set(waiting)
         return Response(generate_latest(service.meters.registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def health() -> Response:
+    async def health(_: Request) -> Response:
         """Whether the process answers."""
         return answer({"status": "alive"})
 
-    async def ready() -> Response:
+    async def ready(_: Request) -> Response:
         """Whether the store answers too."""
         await service.view(views.counts, service)
         return answer({"status": "ready"})
