@@ -1,8 +1,8 @@
 """A prediction server under load: run by hand, ``python benchmarks/serving.py speed STRATEGY`` and ``python benchmarks/serving.py kills STRATEGY``.
 
-``speed``: a real server and, in another process on the same machine, clients with one connection and one client's token each, that send the next
-request when the last is answered. Of a hundred requests 98 are predictions of one row, one is an update with one sample, and one makes the posterior anew
-from 20 samples. Printed are answers a second and the times that clients saw.
+``speed``: a real server and, in another process on the same machine, clients with one connection and one token each, that send the next
+request when the last is answered. Of a hundred requests 98 are predictions of one row, one is an update with one sample, and one makes the posterior
+anew from 20 samples. Printed are answers a second and the times that clients saw.
 
 ``kills``: two connections a client update its posterior while the server is killed with SIGKILL again and again, and every request that got no
 answer is repeated under its idempotency key. At the end every acknowledged sample must stand once in its client's posterior, no other may, and
@@ -88,10 +88,10 @@ def show_speed(times: Times, seconds: float) -> None:
         print(f"{kind:12} {len(took):9,} {len(took) / seconds:9.1f} {half:8.2f} {most:8.2f} {took.max():9.2f}")
 
 
-def kills(strategy: Path, count: int, clients_count: int, pause: float) -> tuple[int, int]:
+def kills(strategy: Path, count: int, count_of_clients: int, pause: float) -> tuple[int, int]:
     """Acknowledged updates, and requests that had to be repeated; whatever is wrong raises."""
     source = personal.load(strategy)
-    names = [f"client-{at}" for at in range(clients_count)]
+    names = [f"client-{at}" for at in range(count_of_clients)]
     with tempfile.TemporaryDirectory() as folder:
         held = new_tokens(Path(folder), names)
         with served(strategy, Path(folder)) as server:
@@ -104,7 +104,7 @@ def kills(strategy: Path, count: int, clients_count: int, pause: float) -> tuple
 
 
 class _Sent:
-    """What clients know: their first samples, those that the server acknowledged since, and how often they had to ask again."""
+    """What clients know: their first samples, those that the server acknowledged since, and how many requests they had to repeat."""
 
     def __init__(self) -> None:
         self.first: dict[str, dict[str, Any]] = {}
@@ -133,17 +133,21 @@ async def _shaken(source: PersonalStrategy, server: Server, held: dict[str, str]
 
 async def _keep_updating(source: PersonalStrategy, connection: Connection, name: str, rng: np.random.Generator, sent: _Sent) -> None:
     while not sent.over:
-        one, key = samples(source.schema, 1, rng), str(uuid.uuid4())
-        while True:
-            try:
-                status, answer = await connection.post(f"/v1/clients/{name}/update", one, key)
-            except (OSError, asyncio.IncompleteReadError):
-                sent.repeated += 1
-                await asyncio.sleep(0.05)
-                continue
-            assert status == 200, answer
-            sent.acknowledged[name].append(one)
-            break
+        one, key, tries = samples(source.schema, 1, rng), str(uuid.uuid4()), 1
+        while (answered := await _post(connection, f"/v1/clients/{name}/update", one, key)) is None:
+            tries += 1
+            await asyncio.sleep(0.05)
+        assert answered[0] == 200, answered
+        sent.repeated += tries > 1
+        sent.acknowledged[name].append(one)
+
+
+async def _post(connection: Connection, path: str, value: Any, key: str) -> tuple[int, Any] | None:
+    """The answer; None where the server went away."""
+    try:
+        return await connection.post(path, value, key)
+    except (OSError, asyncio.IncompleteReadError):
+        return None
 
 
 def check(source: PersonalStrategy, model: PersonalModel, first: dict[str, Any], more: list[dict[str, Any]]) -> None:
