@@ -53,14 +53,13 @@ def answer(value: Any) -> Response:
     return Response(json.dumps(value, allow_nan=False), media_type="application/json")
 
 
-def router(service: Service, rates: Rates) -> APIRouter:
-    """All endpoints over one service."""
-    out = APIRouter(route_class=Direct)
+def add(out: APIRouter, service: Service, rates: Rates) -> None:
+    """Put all endpoints over one service into a router."""
+    out.route_class = Direct
     _asking(out, service, rates)  # first: routes are tried in order, and predictions are most of what comes
     _changing(out, service, rates)
     _looking(out, service, rates)
     _operating(out, service, rates)
-    return out
 
 
 def _changing(out: APIRouter, service: Service, rates: Rates) -> None:
