@@ -96,7 +96,7 @@ class Metered:
         except Exception as error:
             found = problem(error)
             if found.status >= 500:
-                LOG.error("%s %s", scope["method"], scope["path"], exc_info=error)
+                LOG.error("%s %s: %s", scope["method"], scope["path"], error, exc_info=error if found.status == 500 else None)
             if status:
                 raise
             await JSONResponse(found.body(), found.status, found.headers)(scope, receive, sent)

@@ -35,6 +35,8 @@ class Direct(APIRoute):
         return handle
 
 
+BINARY = "application/octet-stream"
+
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": shapes.Refused} for status in (400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 503, 507)
 }
@@ -122,9 +124,9 @@ def _looking(out: APIRouter, service: Service, rates: Rates) -> None:
         """The posterior's file, which `metabayfl predict` and `metabayfl export` take."""
         gate.require_reader(gate.bearer(service, rates, request), client)
         _, data = await service.view(clients.posterior, service.viewer, client)
-        return Response(data, media_type="application/octet-stream")
+        return Response(data, media_type=BINARY)
 
-    _add(out, "GET", "/v1/clients/{client}/posterior", posterior, None, {})
+    _add(out, "GET", "/v1/clients/{client}/posterior", posterior, BINARY, {})
 
 
 def _operating(out: APIRouter, service: Service, rates: Rates) -> None:
@@ -157,17 +159,14 @@ def _operating(out: APIRouter, service: Service, rates: Rates) -> None:
 
     _add(out, "GET", "/v1/strategy", strategy, shapes.StrategyFacts, {})
     _add(out, "GET", "/v1/overview", overview, shapes.Overview, {})
-    _add(out, "GET", "/metrics", metrics, None, {})
+    _add(out, "GET", "/metrics", metrics, "text/plain", {})
     _add(out, "GET", "/health", health, shapes.Health, {})
     _add(out, "GET", "/ready", ready, shapes.Health, {})
 
 
 def _add(out: APIRouter, method: str, path: str, handler: Handler, shape: Any, extra: dict[str, Any]) -> None:
+    """``shape`` is a model of the JSON answered, or another media type."""
+    answered = {"content": {shape: {}}} if isinstance(shape, str) else {"model": shape}
     out.add_api_route(
-        path,
-        handler,
-        methods=[method],
-        response_model=None,
-        openapi_extra=extra,
-        responses={**_REFUSALS, **({200: {"model": shape}} if shape else {})},
+        path, handler, methods=[method], response_model=None, response_class=Response, openapi_extra=extra, responses={**_REFUSALS, 200: answered}
     )
