@@ -16,7 +16,7 @@ from metabayfl.attacks import ATTACKS, AttackOptions
 from metabayfl.cli import display, federate, forecast, tables
 from metabayfl.engine.allocator import keep_freed_memory
 from metabayfl.errors import ConfigError
-from metabayfl.report import write_report
+from metabayfl.report import write_comparison, write_report
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Personalised probabilistic federated learning.")
 
@@ -135,9 +135,19 @@ def predict(posterior: Annotated[Path, typer.Argument(metavar="POSTERIOR")], dat
 
 
 @app.command()
-def report(directory: Annotated[Path, typer.Argument(metavar="DIR", help="What compare or train wrote.")], out: Out | None = None) -> None:
-    """Write the report of a finished study again, into its own directory or into another."""
-    _say(str(write_report(directory, out)))
+def report(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="What compare or train wrote; several are compared.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; beside the study, or here for several, if none.")] = None,
+) -> None:
+    """Write the report and the model card of a finished study again, or compare several studies."""
+    if len(directories) == 1:
+        for path in write_report(directories[0], out):
+            _say(str(path))
+        return
+    page, found = write_comparison(directories, out or Path())
+    display.show_comparison(found.study.summary, display.output())
+    for line in (*found.notes, str(page)):
+        _say(line)
 
 
 def _compare(config: configs.Config, algorithms: tuple[str, ...] | None, seeds: tuple[int, ...] | None, out: Path) -> None:
@@ -145,7 +155,7 @@ def _compare(config: configs.Config, algorithms: tuple[str, ...] | None, seeds: 
     display.follow(study.compare(config, chosen, numbers, out), Console(stderr=True), len(chosen) * len(numbers))
     display.show_comparison(json.loads((out / "summary.json").read_text(encoding="utf-8")), display.output())
     size = (out / "strategy.safetensors").stat().st_size / 1000
-    _say(f"strategy {out / 'strategy.safetensors'} ({size:.1f} KB) · report {out / 'report.html'}")
+    _say(f"strategy {out / 'strategy.safetensors'} ({size:.1f} KB) · report {out / 'report.html'} · model card {out / 'model_card.md'}")
 
 
 def _say(text: str) -> None:

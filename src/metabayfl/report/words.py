@@ -80,6 +80,13 @@ CLIENT_ERRORS = Words(
     "One dot is one held-out client's root mean squared error (RMSE), sorted from its algorithm's lowest to its highest; all seeds together.",
     "The solid line is the mean and the dotted line the mean of the worst tenth. A long tail to the right means that some clients are served badly.",
 )
+CARD = Words(
+    "Model card",
+    "What the strategy in strategy.safetensors is, where it comes from, how well it serves whom, and what this study cannot show.",
+    "The same text is in model_card.md, to hand on with the strategy.",
+)
+NO_CARD = "summary.json does not say what the strategy is about: an older metabayfl wrote it. Run the study again with --resume: what is done is not repeated."
+APART = "These figures are not of the same task, so none is marked as the best: what differs stands below."
 EMPTY = "Nothing was kept for this picture."
 METHOD = (
     "Clients are split, not only samples: training, validation and held-out clients are disjoint. Everything that was chosen was chosen on "
