@@ -20,6 +20,9 @@ SHOWN = 40
 WORST = 5
 """Clients with the lowest accuracy, and with the highest NLL, that are named."""
 
+COUNTED = {"examples": "by their examples", "uniform": "all alike"}
+ROLES = ("training", "validation", "held-out")
+
 Grid = tuple[tuple[str, ...], ...]
 """Rows of text, the titles first."""
 
@@ -83,10 +86,10 @@ def use(study: Study) -> Part:
     inputs = study.summary["about"]["inputs"]
     outputs = inputs["classes"] or inputs["targets"]
     sizes = sorted({size for entry in study.entries(shipped(study)) for size in entry["clients"].get("support", ())})
-    own = f"{_range(sizes[0], sizes[-1])} labelled samples of its own" if sizes else "labelled samples of its own"
-    what = "the probability of each class" if inputs["classes"] else "the value of each target and an interval around it"
+    own = f"{_range(sizes[0], sizes[-1])} labelled samples" if sizes else "labelled samples"
+    what = "the probability of each class" if inputs["classes"] else "each target's value and an interval around it"
     sentence = (
-        f"A client that took no part in training builds a model of its own from {own}, and the model predicts {what}. "
+        f"A client that took no part in training adapts the strategy on {own} of its own, and the model that it gets predicts {what}. "
         "Predictions marked 'refer' are for a person to decide."
     )
     facts = (
@@ -119,9 +122,13 @@ def _range(low: int, high: int) -> str:
 def data(study: Study) -> Part:
     """Whose data trained, chose and judged it; one seed in full, and what differs at the others."""
     seeds = study.summary["about"]["data"]
-    head = ("seed", "clients", "how many", "samples", "of one client")
-    rows = tuple(_group(one["seed"], role, group) for one in seeds for role, group in one["clients"].items())
-    facts = (("source", seeds[0]["name"]), *((f"fingerprint, seed {one['seed']}", one["fingerprint"]) for one in seeds))
+    head = ("seed", "clients", "how many", "samples", "samples of one")
+    rows = tuple(_group(one["seed"], role, one["clients"][role]) for one in seeds for role in ROLES)
+    facts = (
+        ("study", str(study.summary["title"])),
+        ("source", seeds[0]["name"]),
+        *((f"fingerprint, seed {one['seed']}", one["fingerprint"]) for one in seeds),
+    )
     notes = dict.fromkeys(note for one in seeds for note in one["notes"])
     return Part("Data", facts, (head, *rows), ("Training, validation and held-out clients are disjoint; a seed decides who is which.", *notes))
 
@@ -139,7 +146,7 @@ def training(study: Study) -> Part:
     facts = (
         ("rounds", f"{about['rounds']:,} of at most {options['rounds']:,}, with {options['cohort']:,} clients each at most{behind}"),
         ("strategy kept", chosen),
-        ("clients count", f"by {options['weighting']}"),
+        ("clients count", COUNTED[options["weighting"]]),
         ("seeds", f"{len(study.summary['seeds'])} ({_names(study.summary['seeds'])})"),
         ("where", "a simulation in one process: no data went from machine to machine"),
     )
@@ -157,7 +164,7 @@ def protection(study: Study) -> Part:
     facts = (
         *(spent or (("privacy spent", "none: nothing bounds what the strategy tells of a client that took part"),)),
         ("secure aggregation", secure),
-        ("defence against hostile clients", _options(options["defence"]) if options["defence"] else f"none: a mean by {options['weighting']}"),
+        ("defence against hostile clients", _options(options["defence"]) if options["defence"] else "none: a plain mean"),
         *((("attack, simulated", _options(options["attack"])),) if options["attack"] else ()),
     )
     return Part("Privacy and security", facts)
@@ -201,11 +208,15 @@ def calibration(study: Study) -> Part:
     bins = kept.bins(entries)
     filled = [row for row in zip(bins.examples, bins.confidence, bins.accuracy, strict=True) if row[0]]
     rows = tuple((f"{100 * stated:.1f}", f"{100 * right:.1f}", f"{count:,.0f}") for count, stated, right in filled)
+    return Part("Calibration", grid=(("stated %", "right %", "predictions"), *rows), sentences=(_verdict(filled),) if filled else ())
+
+
+def _verdict(filled: Sequence[tuple[float, float, float]]) -> str:
+    """From (predictions, mean confidence, share right) of each bin."""
     total = sum(count for count, _, _ in filled)
-    stated, right = (sum(row[0] * row[at] for row in filled) / max(total, 1.0) for at in (1, 2))
+    stated, right = (100 * sum(row[0] * row[at] for row in filled) / total for at in (1, 2))
     verdict = "overconfident" if stated > right else "too modest"
-    sentence = f"Stated confidence is {100 * stated:.1f} % on average and {100 * right:.1f} % are right: {verdict} by {100 * abs(stated - right):.1f} points."
-    return Part("Calibration", grid=(("stated %", "right %", "predictions"), *rows), sentences=(sentence,) if filled else ())
+    return f"Stated confidence is {stated:.1f} % on average and {right:.1f} % are right: {verdict} by {abs(stated - right):.1f} points."
 
 
 def worst(study: Study) -> Part:

@@ -15,7 +15,10 @@ from metabayfl.report.svg import NOTHING, Markup, clean, element, escape, join
 METRICS = ("accuracy", "rmse", "nll", "brier", "crps", "ece", "coverage_90", "accuracy_at_80_coverage")
 """Figures in the front matter, as ``summary.json`` names them."""
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$])")
+LISTED = 2
+"""More sentences than this stand in a list."""
+
+_SPECIAL = re.compile(r"([\\`*{}\[\]<>#|~$]|(?<!\w)_|_(?!\w))")
 
 
 def markdown(study: Study) -> str:
@@ -27,7 +30,7 @@ def markdown(study: Study) -> str:
 def _part(part: Part) -> str:
     facts = "\n".join(f"- **{_plain(name)}**: {_plain(text)}" for name, text in part.facts)
     paragraphs = [_plain(sentence) for sentence in part.sentences]
-    said = "\n".join(f"- {one}" for one in paragraphs) if len(paragraphs) > 2 else "\n\n".join(paragraphs)
+    said = "\n".join(f"- {one}" for one in paragraphs) if len(paragraphs) > LISTED else "\n\n".join(paragraphs)
     return "\n\n".join(piece for piece in (f"## {part.heading}", facts, said, _grid(part.grid)) if piece)
 
 
@@ -42,7 +45,7 @@ def _plain(text: object) -> str:
 
 
 def _front_matter(study: Study) -> str:
-    """YAML; every value is JSON, which YAML takes as it is, so that no name from data can become a key."""
+    """YAML; every text is a JSON string, which YAML takes as it is, so that no name from data can become anything else."""
     inputs = study.summary["about"]["inputs"]
     fields: dict[str, Any] = {
         "library_name": "metabayfl",
@@ -50,7 +53,22 @@ def _front_matter(study: Study) -> str:
         "metrics": list(_figures(study)),
         "model-index": [{"name": f"{study.summary['title']}-{shipped(study)}", "results": [_result(study, inputs)]}],
     }
-    return "\n".join(["---", *(f"{name}: {json.dumps(_cleaned(value), ensure_ascii=False)}" for name, value in fields.items()), "---"])
+    return "\n".join(["---", *_yaml(fields), "---"])
+
+
+def _yaml(value: Any) -> list[str]:
+    """Lines of YAML: nested tables, lists of tables, and JSON for everything else."""
+    if isinstance(value, dict):
+        return [line for name, item in value.items() for line in _named(name, item)]
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return [("- " if at == 0 else "  ") + line for item in value for at, line in enumerate(_yaml(item))]
+    return [json.dumps(_cleaned(value), ensure_ascii=False)]
+
+
+def _named(name: str, value: Any) -> list[str]:
+    lines = _yaml(value)
+    nested = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict) for item in value))
+    return [f"{name}:", *(f"  {line}" for line in lines)] if nested else [f"{name}: {lines[0]}"]
 
 
 def _result(study: Study, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -75,8 +93,6 @@ def _figures(study: Study) -> dict[str, float]:
 
 
 def _cleaned(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _cleaned(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_cleaned(item) for item in value]
     return clean(value) if isinstance(value, str) else value
@@ -95,9 +111,15 @@ def _block(part: Part) -> Markup:
     return join([
         element("h3", escape(part.heading)),
         element("dl", *facts) if facts else NOTHING,
-        *(paragraph(sentence) for sentence in part.sentences),
+        _said(part.sentences),
         _table(part) if part.grid else NOTHING,
     ])  # fmt: skip
+
+
+def _said(sentences: tuple[str, ...]) -> Markup:
+    if len(sentences) > LISTED:
+        return element("ul", *(element("li", escape(sentence)) for sentence in sentences))
+    return join(paragraph(sentence) for sentence in sentences)
 
 
 def _table(part: Part) -> Markup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from metabayfl.report.sections import Study
 from metabayfl.report.table import algorithms
 
 FEW = 30
-"""Clients below which one client more or less may move a figure by more than a few percent of its spread."""
+"""Fewer clients than this are few: a mean over 30 is still uncertain by a fifth of their spread."""
 
 
 def limits(study: Study, name: str) -> tuple[str, ...]:
@@ -37,7 +38,8 @@ def _seeds(study: Study) -> Iterable[str]:
     if len(seeds) == 1:
         yield "There is one seed: how far the figures vary with the split and the start was not measured."
     elif len(seeds) < 10:
-        yield f"There are {len(seeds)} seeds: the standard deviations over them are themselves uncertain."
+        share = 1 / math.sqrt(2 * (len(seeds) - 1))  # standard error of a standard deviation of normal numbers, over it
+        yield f"There are {len(seeds)} seeds: the standard deviations over them are themselves uncertain, by about {100 * share:.0f} %."
 
 
 def _classes(study: Study, name: str) -> Iterable[str]:

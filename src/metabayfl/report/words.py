@@ -85,8 +85,8 @@ CARD = Words(
     "What the strategy in strategy.safetensors is, where it comes from, how well it serves whom, and what this study cannot show.",
     "The same text is in model_card.md, to hand on with the strategy.",
 )
-NO_CARD = "summary.json does not say what the strategy is about: an older metabayfl wrote it. Run the study again with --resume: what is done is not repeated."
-APART = "These figures are not of the same task, so none is marked as the best: what differs stands below."
+NO_CARD = "An older metabayfl wrote summary.json, without what a card needs: run the study again with --resume, which repeats no training."
+APART = "These studies did not have the same task, as far as their files tell, so no figure is marked as the best."
 EMPTY = "Nothing was kept for this picture."
 METHOD = (
     "Clients are split, not only samples: training, validation and held-out clients are disjoint. Everything that was chosen was chosen on "
