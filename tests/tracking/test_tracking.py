@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,16 @@ EventAccumulator = pytest.importorskip("tensorboard.backend.event_processing.eve
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of SQLAlchemy, about MLflow
 
 Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def importing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes the import of a module fail, as if it were not installed."""
+
+    def refuse(missing: str) -> None:
+        monkeypatch.setitem(sys.modules, missing, None)
+
+    return refuse
 
 
 def events_of(path: Path, out: Path, logs: tuple[str, ...], algorithms: tuple[str, ...] = ("meta_bayfl",)) -> Any:
@@ -165,13 +176,3 @@ def test_a_missing_extra_is_named(
     assert run("train", write_digits(tmp_path), "--out", tmp_path / "out", "--log", name) == 2
     assert "pip install 'metabayfl[tracking]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture
-def importing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Makes the import of a module fail, as if it were not installed."""
-
-    def refuse(missing: str) -> None:
-        monkeypatch.setitem(__import__("sys").modules, missing, None)
-
-    return refuse

@@ -52,7 +52,8 @@ def _server(study: Logged) -> Server:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing is sent anywhere that nobody asked for
     tracking, entities, exceptions = (need(f"mlflow.{name}", "tracking", "--log mlflow") for name in ("tracking", "entities", "exceptions"))
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    uri, artifacts, problems = os.environ.get("MLFLOW_TRACKING_URI"), None, (OSError, exceptions.MlflowException)
+    problems: tuple[type[Exception], ...] = (OSError, exceptions.MlflowException)
+    uri, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
     if not uri:
         need("alembic", "tracking", "--log mlflow")
         problems = (*problems, need("sqlalchemy.exc", "tracking", "--log mlflow").SQLAlchemyError)
