@@ -17,8 +17,9 @@ from metabayfl.errors import ArtifactError
 from metabayfl.privacy import ledger
 from metabayfl.provenance import about
 from metabayfl.report import gathered, report_page, write_report
-from metabayfl.report.card import Part, card
+from metabayfl.report.card import card
 from metabayfl.report.card_files import markdown
+from metabayfl.report.card_part import Part
 from metabayfl.report.limits import limits
 from tiny import run, write_digits
 

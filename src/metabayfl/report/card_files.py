@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 from metabayfl.report import words
-from metabayfl.report.card import Grid, Part, card, shipped
+from metabayfl.report.card import card
+from metabayfl.report.card_part import Grid, Part, shipped
 from metabayfl.report.parts import paragraph
 from metabayfl.report.sections import Study
 from metabayfl.report.svg import NOTHING, Markup, clean, element, escape, join

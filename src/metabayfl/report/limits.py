@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from metabayfl.report import kept
+from metabayfl.report.card_part import span
 from metabayfl.report.sections import Study
 from metabayfl.report.table import algorithms
 
@@ -58,9 +59,7 @@ def _classes(study: Study, name: str) -> Iterable[str]:
 def _supports(study: Study, name: str) -> Iterable[str]:
     sizes = [size for entry in study.entries(name) for size in entry["clients"].get("support", ())]
     if sizes:
-        low, high = min(sizes), max(sizes)
-        span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-        yield f"Held-out clients adapted on {span} samples: with fewer or more the quality was not measured here."
+        yield f"Held-out clients adapted on {span(min(sizes), max(sizes))} samples: with fewer or more the quality was not measured here."
 
 
 def _doubt(study: Study, name: str) -> Iterable[str]:
