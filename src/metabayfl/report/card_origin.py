@@ -97,7 +97,7 @@ def training(study: Study) -> Part:
     facts = (
         ("rounds", f"{about['rounds']:,} of at most {options['rounds']:,}, with {options['cohort']:,} clients each at most{behind}"),
         ("strategy kept", chosen),
-        ("clients count", COUNTED[options["weighting"]]),
+        ("clients count", COUNTED["uniform" if options["privacy"] else options["weighting"]]),
         ("seeds", f"{len(study.summary['seeds'])} ({_names(study.summary['seeds'])})"),
         ("where", "a simulation in one process: no data went from machine to machine"),
     )
@@ -108,6 +108,8 @@ def protection(study: Study) -> Part:
     """Privacy spent, secure aggregation, defences, and attacks that were simulated."""
     about = study.summary["about"]
     options = about["training"]
+    if not about["strategy"]["rounds"]:
+        return Part("Privacy and security", (("privacy spent", "none: clients sent nothing"),))
     spent = tuple((f"privacy spent, seed {one['seed']}", _spent(one)) for one in about["privacy"])
     secure = "none: the server sees each client's message"
     if options["secure"]:
