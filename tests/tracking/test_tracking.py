@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from metabayfl import config, storage, study
-from metabayfl.errors import ConfigError, StorageError
+from metabayfl.errors import ConfigError, DivergedError, StorageError
 from metabayfl.tracking import Logged, tracked
 from metabayfl.tracking.logged import due, settings
 from tiny import full_disk, run, write_digits
@@ -131,6 +131,34 @@ def test_mlflow_goes_where_the_environment_says(tmp_path: Path, monkeypatch: pyt
     assert mlflow.MlflowClient(uri).get_experiment_by_name("tiny") is not None
 
 
+def test_a_server_that_does_not_answer_is_one_line_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    pytest.importorskip("mlflow.tracking")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hidden@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert run("train", write_digits(tmp_path), "--out", tmp_path / "out", "--log", "mlflow") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: could not log to http://127.0.0.1:9: ")
+    assert err.count("\n") == 1
+    assert "hidden" not in err
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_a_training_that_fails_is_a_failed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow.tracking")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    read, out = config.read(write_digits(tmp_path)), tmp_path / "out"
+
+    def diverging() -> Generator[study.Event, None, None]:
+        yield next(study.compare(read, ("fedavg",), (0,), out))
+        raise DivergedError("the training loss is nan")
+
+    with pytest.raises(DivergedError):
+        list(tracked(diverging(), Logged(read, ("fedavg",), (0,), out), ("mlflow",)))
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    (found,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert found.info.status == "FAILED"
+
+
 def test_only_new_rounds_are_due(digits_study: Path, tmp_path: Path) -> None:
     logged = Logged(config.read(write_digits(tmp_path)), ("meta_bayfl",), (0,), digits_study)
     (scored,) = list(study.compare(logged.config, ("meta_bayfl",), (0,), shutil.copytree(digits_study, tmp_path / "out")))
@@ -147,7 +175,7 @@ def test_a_log_that_cannot_be_written_is_one_line_and_the_training_is_kept(tmp_p
     assert run("train", path, "--out", out, "--log", "tensorboard") == 2
     err = capsys.readouterr().err
     assert err.startswith("error: could not log to ")
-    assert "the training is kept: go on with --resume" in err
+    assert "what was trained is kept: go on with --resume" in err
     assert err.count("\n") == 1
     assert run("train", path, "--out", out, "--resume") == 0
 

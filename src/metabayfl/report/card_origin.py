@@ -71,7 +71,7 @@ def _names(names: Sequence[object]) -> str:
 
 
 def data(study: Study) -> Part:
-    """Whose data trained, chose and judged it; one seed in full, and what differs at the others."""
+    """Whose data trained, chose and judged it, seed by seed."""
     seeds = study.summary["about"]["data"]
     head = ("seed", "clients", "how many", "samples", "samples of one")
     rows = tuple(_group(one["seed"], role, one["clients"][role]) for one in seeds for role in ROLES)

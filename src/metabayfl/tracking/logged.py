@@ -108,8 +108,8 @@ def _flat(table: Mapping[str, Any], before: str) -> dict[str, Setting]:
 
 
 @contextmanager
-def telling(where: object, kinds: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
-    """What goes wrong in a log is told in one line.
+def telling(where: object, kinds: tuple[type[Exception], ...] = (OSError,), secret: str = "") -> Iterator[None]:
+    """What goes wrong in a log is told in one line, without ``secret``.
 
     Raises:
         StorageError: for an error of these ``kinds`` inside.
@@ -117,4 +117,5 @@ def telling(where: object, kinds: tuple[type[Exception], ...] = (OSError,)) -> I
     try:
         yield
     except kinds as error:
-        raise StorageError(f"could not log to {where}: {error}; the training is kept: go on with --resume, with or without --log") from error
+        reason = str(error).replace(secret, "") if secret else error
+        raise StorageError(f"could not log to {where}: {reason}; what was trained is kept: go on with --resume, with or without --log") from error

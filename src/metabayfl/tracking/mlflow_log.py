@@ -9,9 +9,10 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from metabayfl import storage
 from metabayfl.data.sources.extras import need
@@ -31,10 +32,15 @@ class Server(NamedTuple):
     """Where to log to."""
 
     client: Any
-    uri: str
+    uri: str  # as it may be shown
     artifacts: str | None  # where a new experiment keeps its files; the server's choice if none
     entities: Any
     problems: tuple[type[Exception], ...]
+    secret: str  # what the address has of a name and a password, with its @
+
+    def telling(self) -> AbstractContextManager[None]:
+        """Around everything that is asked of the server."""
+        return telling(self.uri, self.problems, self.secret)
 
 
 def mlflow_log(study: Logged) -> Log:
@@ -53,20 +59,22 @@ def _server(study: Logged) -> Server:
     tracking, entities, exceptions = (need(f"mlflow.{name}", "tracking", "--log mlflow") for name in ("tracking", "entities", "exceptions"))
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     problems: tuple[type[Exception], ...] = (OSError, exceptions.MlflowException)
-    uri, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
-    if not uri:
+    given, own = os.environ.get("MLFLOW_TRACKING_URI"), study.out.resolve()
+    if not given:
         need("alembic", "tracking", "--log mlflow")
         problems = (*problems, need("sqlalchemy.exc", "tracking", "--log mlflow").SQLAlchemyError)
-        own = study.out.resolve()
-        uri, artifacts = f"sqlite:///{own / 'mlflow.db'}", (own / "mlflow").as_uri()
-    with telling(uri, problems):
-        study.out.mkdir(parents=True, exist_ok=True)
-        return Server(tracking.MlflowClient(tracking_uri=uri), uri, artifacts, entities, problems)
+    uri, artifacts = given or f"sqlite:///{own / 'mlflow.db'}", None if given else (own / "mlflow").as_uri()
+    secret = "".join(urlsplit(uri).netloc.rpartition("@")[:2])
+    with telling(uri.replace(secret, ""), problems, secret):
+        own.mkdir(parents=True, exist_ok=True)
+        client = tracking.MlflowClient(tracking_uri=uri)
+        client.get_experiment_by_name(study.config.name)  # whether anybody answers, before anything is trained
+    return Server(client, uri.replace(secret, ""), artifacts, entities, problems, secret)
 
 
 @contextmanager
 def _run(study: Logged, server: Server, event: Event) -> Iterator[Record]:
-    with telling(server.uri, server.problems):
+    with server.telling():
         run = _linked(study, server, event) or _begun(study, server, event)
         written = max((point.step for point in server.client.get_metric_history(run, "round/seconds")), default=0)
         is_ended = any(name.startswith(FINAL) for name in server.client.get_run(run).data.metrics)
@@ -74,6 +82,9 @@ def _run(study: Logged, server: Server, event: Event) -> Iterator[Record]:
     writer = _Writer(server, run, "FINISHED" if is_ended else "KILLED")
     try:
         yield Record(written, writer.rounds, _nothing if is_ended else partial(writer.end, study))
+    except Exception:
+        writer.status = "FAILED"
+        raise
     finally:
         writer.close()
 
@@ -112,16 +123,16 @@ def _begun(study: Logged, server: Server, event: Event) -> str:
 def _files(study: Logged, server: Server) -> None:
     """The report and the model card go to the run whose strategy the study hands out."""
     run = storage.read_json(study.shipped() / LINK)["run"]
-    with telling(server.uri, server.problems):
+    with server.telling():
         for name in ("report.html", "model_card.md"):
             server.client.log_artifact(run, str(study.out / name))
 
 
 class _Writer:
-    """Numbers on their way to one run of MLflow."""
+    """Numbers on their way to one run of MLflow; ``status`` is what it is left with."""
 
     def __init__(self, server: Server, run: str, status: str) -> None:
-        self._server, self._run, self._status = server, run, status
+        self._server, self._run, self.status = server, run, status
         self._waiting: list[Any] = []
         self._since = time.monotonic()
 
@@ -136,15 +147,15 @@ class _Writer:
         """Add the final figures and the strategy; the run is finished."""
         self._add(finals(event), int(event.figures["rounds"] or 0))
         self._send()
-        with telling(self._server.uri, self._server.problems):
+        with self._server.telling():
             self._server.client.log_artifact(self._run, str(study.directory(event) / "strategy.safetensors"))
-        self._status = "FINISHED"
+        self.status = "FINISHED"
 
     def close(self) -> None:
         """Send what waits, and say how the run ended."""
         self._send()
-        with telling(self._server.uri, self._server.problems):
-            self._server.client.set_terminated(self._run, self._status)
+        with self._server.telling():
+            self._server.client.set_terminated(self._run, self.status)
 
     def _add(self, figures: Mapping[str, float], step: int) -> None:
         now = time.time_ns() // 1_000_000
@@ -152,6 +163,6 @@ class _Writer:
 
     def _send(self) -> None:
         sent, self._waiting, self._since = self._waiting, [], time.monotonic()
-        with telling(self._server.uri, self._server.problems):
+        with self._server.telling():
             for start in range(0, len(sent), METRICS):
                 self._server.client.log_batch(self._run, metrics=sent[start : start + METRICS])
