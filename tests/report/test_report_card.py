@@ -95,6 +95,8 @@ def test_the_privacy_spent_is_the_ledgers(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "model_card.md").read_text()
     assert f"epsilon {book.spent:.4g} of 4 at delta 0.01, in {book.releases} releases" in text
     assert "a simulation, which protects nobody" in text
+    assert "- **updates clipped to**: 1.0" in text
+    assert "The privacy spent covers training clients alone" in text
 
 
 def test_secure_aggregation_and_defences_are_as_configured() -> None:
@@ -103,6 +105,8 @@ def test_secure_aggregation_and_defences_are_as_configured() -> None:
     facts = dict(part(study, "Privacy and security").facts)
     assert facts["secure aggregation"] == "the server sees sums alone (clip = 3.0, masks = False); simulated without masks"
     assert facts["defence against hostile clients"] == "combine = median"
+    study[0]["about"]["training"] |= {"privacy": {"clip": 1.0}, "secure": {"clip": 3.0, "masks": True}}
+    assert dict(part(study, "Privacy and security").facts)["secure aggregation"] == "the server sees sums alone (masks = True)"
     assert facts["attack, simulated"] == "name = size"
 
 

@@ -111,16 +111,23 @@ def protection(study: Study) -> Part:
     if not about["strategy"]["rounds"]:
         return Part("Privacy and security", (("privacy spent", "none: clients sent nothing"),))
     spent = tuple((f"privacy spent, seed {one['seed']}", _spent(one)) for one in about["privacy"])
-    secure = "none: the server sees each client's message"
-    if options["secure"]:
-        secure = f"the server sees sums alone ({_options(options['secure'])})" + ("" if options["secure"]["masks"] else "; simulated without masks")
+    if options["privacy"]:
+        spent = (*spent, ("updates clipped to", str(options["privacy"]["clip"])))
     facts = (
         *(spent or (("privacy spent", "none: nothing bounds what the strategy tells of a client that took part"),)),
-        ("secure aggregation", secure),
+        ("secure aggregation", _secure(options)),
         ("defence against hostile clients", _options(options["defence"]) if options["defence"] else "none: a plain mean"),
         *((("attack, simulated", _options(options["attack"])),) if options["attack"] else ()),
     )
     return Part("Privacy and security", facts)
+
+
+def _secure(options: Mapping[str, Any]) -> str:
+    """With a privacy budget, its bound on updates counts, and not the one of secure aggregation."""
+    if not options["secure"]:
+        return "none: the server sees each client's message"
+    used = {name: value for name, value in options["secure"].items() if name != "clip" or not options["privacy"]}
+    return f"the server sees sums alone ({_options(used)})" + ("" if used["masks"] else "; simulated without masks")
 
 
 def _spent(one: Mapping[str, Any]) -> str:
