@@ -12,10 +12,8 @@ import yaml
 
 from metabayfl import storage
 from metabayfl.artifact import load_strategy
-from metabayfl.engine.options import TrainOptions
 from metabayfl.errors import ArtifactError
 from metabayfl.privacy import ledger
-from metabayfl.provenance import about
 from metabayfl.report import gathered, report_page, write_report
 from metabayfl.report.card import card
 from metabayfl.report.card_files import markdown
@@ -204,8 +202,3 @@ def test_a_real_study_has_its_card(digits_study: Path, dose_study: Path) -> None
     worst = [line for line in table.splitlines() if line.startswith("| h")]
     figures = storage.read_json(dose_study / "figures.json")["meta_bayfl"][0]["clients"]
     assert f"{figures['nll'][0]:.3f}" in "".join(worst)
-
-
-def test_the_about_of_a_summary_is_plain_json(digits_study: Path) -> None:
-    found = about(load_strategy(digits_study / "strategy.safetensors"), TrainOptions(), [], [])
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
