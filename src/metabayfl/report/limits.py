@@ -29,7 +29,7 @@ def _clients(study: Study) -> Iterable[str]:
     if groups["validation"]["clients"] and groups["validation"]["clients"] < FEW:
         yield f"The round whose strategy is kept was chosen on {_count(groups['validation']['clients'])}."
     if study.summary["about"]["privacy"] and groups["validation"]["clients"]:
-        yield "The privacy spent covers training clients alone: validation clients chose the round, and held-out ones gave the figures, without noise."
+        yield "The privacy spent covers training clients alone: validation clients chose the round and held-out ones gave the figures without noise."
 
 
 def _count(number: int) -> str:
