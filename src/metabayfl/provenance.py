@@ -2,7 +2,7 @@
 
 ``summary.json`` holds it under ``about``::
 
-    strategy   {algorithm, arguments, model, seed, rounds, best_round, codec, numbers, bytes, digest}
+    strategy   {algorithm, arguments, model, seed, rounds, best_round, codec, numbers, bytes, digest, calibrated}
     inputs     {kind, form, shape, features, classes, targets}    features by name, with their categories
     data       one for each seed: {seed, name, fingerprint, notes, clients: {training | validation | held-out: {...}}}
     training   the options of the strategy's training
@@ -66,6 +66,7 @@ def _strategy(strategy: Strategy) -> dict[str, Any]:
         "numbers": tree.size(strategy.meta),
         "bytes": len(strategy.to_bytes()),
         "digest": strategy.digest(),
+        "calibrated": bool(strategy.calibration),
     }
 
 

@@ -45,6 +45,7 @@ def about(name: str, *, regression: bool = False, seeds: int = 2) -> dict[str, A
             "numbers": 455,
             "bytes": 5347,
             "digest": "d" * 64,
+            "calibrated": True,
         },
         "inputs": {
             "kind": "regression" if regression else "classification",

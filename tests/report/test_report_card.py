@@ -94,7 +94,7 @@ def test_the_privacy_spent_is_the_ledgers(tmp_path: Path) -> None:
     assert f"epsilon {book.spent:.4g} of 4 at delta 0.01, in {book.releases} releases" in text
     assert "a simulation, which protects nobody" in text
     assert "- **updates clipped to**: 1.0" in text
-    assert "The privacy spent covers training clients alone" in text
+    assert "what validation clients gave, the choice of the round and the sums that the file carries, has no noise" in text
 
 
 def test_secure_aggregation_and_defences_are_as_configured() -> None:
@@ -196,6 +196,8 @@ def test_a_real_study_has_its_card(digits_study: Path, dose_study: Path) -> None
     assert strategy.provenance["data_fingerprint"] in text
     assert "| 0 | training | 8 |" in text
     assert "classes**: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in text
+    mean = storage.read_json(digits_study / "summary.json")["algorithms"]["meta_bayfl"]["mean"]
+    assert f"| in 90 % set, % | {100 * mean['set_coverage_90']:.1f} |" in text
     table = (dose_study / "model_card.md").read_text()
     assert "**inputs**: age, sex (a category: f, m)" in table
     assert "**targets**: dose" in table

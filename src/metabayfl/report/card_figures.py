@@ -9,7 +9,7 @@ from metabayfl.report import kept
 from metabayfl.report.card_part import Part, shipped, under
 from metabayfl.report.sections import Study
 from metabayfl.report.series import Series
-from metabayfl.report.table import is_regression, quality, table
+from metabayfl.report.table import PROMISES, is_regression, quality, table
 
 WORST = 5
 """Clients with the lowest accuracy, and with the highest NLL, that are named."""
@@ -17,7 +17,7 @@ WORST = 5
 
 def evaluation(study: Study) -> Part:
     """The figures on held-out clients, what referring buys, and the other algorithms of the study."""
-    found = table(study.summary, quality(study.summary))
+    found = table(study.summary, (*quality(study.summary), *PROMISES))
     own = next(row for row in found.rows if row.name == shipped(study))
     rows = tuple((column.title, cell.text, column.meaning) for column, cell in zip(found.columns, own.cells, strict=True))
     said = "On held-out clients, mean ± standard deviation over seeds." if len(study.summary["seeds"]) > 1 else "On held-out clients, one seed."

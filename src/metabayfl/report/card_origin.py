@@ -25,6 +25,10 @@ def details(study: Study) -> Part:
         ("its arguments", ", ".join(_setting(key, value) for key, value in about["arguments"].items()) or "all as they are by default"),
         ("model", f"{about['model']['name']} ({model})" if model else str(about["model"]["name"])),
         ("size", f"{about['numbers']:,} numbers in {about['bytes']:,} bytes, codec {about['codec']}"),
+        (
+            "carries",
+            "sums over the validation clients' cases, for sets, referral and novelty" if about["calibrated"] else "no case of a validation client",
+        ),
         ("digest", f"sha256 {about['digest']}"),
         ("seed", str(about["seed"])),
         ("versions", ", ".join(f"{key} {value}" for key, value in study.summary["versions"].items())),

@@ -29,7 +29,8 @@ def _clients(study: Study) -> Iterable[str]:
     if groups["validation"]["clients"] and groups["validation"]["clients"] < FEW:
         yield f"The round whose strategy is kept was chosen on {_count(groups['validation']['clients'])}."
     if study.summary["about"]["privacy"] and groups["validation"]["clients"]:
-        yield "The privacy spent covers training clients alone: validation clients chose the round and held-out ones gave the figures without noise."
+        sums = " and the sums that the file carries" if study.summary["about"]["strategy"]["calibrated"] else ""
+        yield f"The privacy spent covers training clients alone: what validation clients gave, the choice of the round{sums}, has no noise."
 
 
 def _count(number: int) -> str:
