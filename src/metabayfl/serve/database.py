@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from metabayfl.errors import ArtifactError, ConfigError, StorageError
@@ -105,13 +105,13 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def claim(connection: sqlite3.Connection, strategy: str, folder: Path) -> None:
+def claim(folder: Path, strategy: str) -> None:
     """Bind a new store to a strategy's digest; a store that is bound to another is refused.
 
     Raises:
         ArtifactError: names both.
     """
-    with transaction(connection):
+    with closing(connect(folder)) as connection, transaction(connection):
         connection.execute("INSERT OR IGNORE INTO about VALUES ('strategy', ?)", (strategy,))
         (bound,) = connection.execute("SELECT value FROM about WHERE name = 'strategy'").fetchone()
     if bound != strategy:
