@@ -23,7 +23,7 @@ References:
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,6 +49,10 @@ class Change(NamedTuple):
     start: int = 0  # cases before the likeliest start of a change
 
 
+NO_CHANGE = Change()
+"""A detector of run length 1,000 before its first case."""
+
+
 def begin(run_length: float = 1000.0) -> Change:
     """A detector before its first case.
 
@@ -61,6 +65,18 @@ def begin(run_length: float = 1000.0) -> Change:
     if not (math.isfinite(run_length) and run_length >= 1):
         raise ConfigError(f"run_length {run_length}: expected a finite number of cases, at least 1")
     return Change(float(run_length))
+
+
+def restore(value: Any) -> Change:
+    """The detector from its five numbers, as a file gives them.
+
+    Raises:
+        DataError: if they are not those of a detector.
+    """
+    fits = isinstance(value, (list, tuple)) and [type(item) for item in value] == [float, int, float, float, int]
+    if not fits or not all(math.isfinite(item) and item >= 0 for item in value) or value[0] < 1 or value[4] > value[1]:
+        raise DataError(f"{value!r} is no state of a change detector: expected run_length, cases, evidence, cusum and start")
+    return Change(*value)
 
 
 def rings(change: Change) -> bool:

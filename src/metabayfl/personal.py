@@ -3,6 +3,8 @@
     model = metabayfl.load("strategy.safetensors").personalize(x, y)
     prediction = model.predict(new_x)         # probabilities, total = aleatoric + epistemic, accept or refer
     model = model.update(more_x, more_y)      # the same as personalizing on all samples
+    model = model.with_forgetting("evidence") # from here on the past fades as fast as that predicts the client best
+    model.alarm                               # whether the client has changed: then model.restart()
 
 Nothing here is trained by more than the strategy's own rule, and nothing leaves the client.
 """
@@ -21,10 +23,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metabayfl import random, tree_file
+from metabayfl import change_point, continual, new_class, random, tree_file
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.algorithms.preparation import prepare
 from metabayfl.artifact import Strategy, load_posterior, load_strategy, save_posterior
+from metabayfl.change_point import NO_CHANGE, Change
+from metabayfl.continual import Forgetting
 from metabayfl.data.schema import Schema
 from metabayfl.errors import ArtifactError, ConfigError, DataError, ModelError, SchemaError
 from metabayfl.losses import student_t_half_width
@@ -33,7 +37,7 @@ from metabayfl.types import Algorithm, Batch, ClassPrediction, Key, Model, Predi
 from metabayfl.uncertainty import refer, threshold_for_share
 
 Array = NDArray[Any]
-_ABOUT = ("threshold", "refer_share", "seed")
+_ABOUT = ("threshold", "refer_share", "seed", "forgetting", "change")
 
 FOLDS = 5
 """The referral threshold is chosen on predictions for support samples that the model was not built from, in so many folds."""
@@ -79,6 +83,23 @@ class PersonalStrategy:
     algorithm: Algorithm
     schema: Schema
 
+    @cached_property
+    def baseline(self) -> Prepared:
+        """What the strategy makes of a client without any sample, made ready to answer: what a personal model must beat."""
+        key = random.key(0)
+        alone = _adapt(self.algorithm, self.strategy.meta, continual.nobody(self.schema), key)
+        return prepare(self.algorithm, alone, random.fold(key, "predict"))
+
+    def with_class(self, name: str) -> PersonalStrategy:
+        """The strategy with a class that the federation never saw, the last of the schema's; see :mod:`metabayfl.new_class`.
+
+        Raises:
+            ConfigError: if the strategy has no conjugate classification head.
+            SchemaError: if the class has no name or is known already.
+        """
+        strategy = new_class.with_class(self.strategy, name)
+        return rebuild(strategy, self.algorithm.model._replace(outputs=self.algorithm.model.outputs + 1))
+
     def personalize(self, x: Any, y: Any, *, refer_share: float = 0.2, seed: int = 0) -> PersonalModel:
         """The posterior of one client.
 
@@ -109,6 +130,18 @@ class PersonalModel:
     threshold: float
     refer_share: float
     seed: int
+    forgetting: Forgetting = None
+    change: Change = NO_CHANGE
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the strategy without any of the client's samples explains recent updates better than this model did; then :meth:`restart`."""
+        return change_point.rings(self.change)
+
+    @property
+    def retention(self) -> float:
+        """``lambda`` in use: what a sample weighs relative to the next one; 1 where nothing fades."""
+        return continual.retention(self.support)
 
     @property
     def schema(self) -> Schema:
@@ -132,24 +165,68 @@ class PersonalModel:
         return _present(self.schema, prediction, self.threshold if threshold is None else threshold)
 
     def update(self, x: Any, y: Any) -> PersonalModel:
-        """The model with more samples, the same as personalizing on all of them together."""
+        """The model with more samples, in the order in which they came: the same as personalizing on all of them together.
+
+        With forgetting, earlier samples fade first. Before they are used, the new labels show how well this model predicted them, against the
+        strategy without any sample: :attr:`alarm`.
+
+        Raises:
+            SchemaError: if inputs or targets do not fit the schema.
+            DataError: if there is no sample, or a prediction is not finite.
+        """
         new = encode(self.schema, x, y)
-        both = Batch(*(torch.cat(pair) for pair in zip(self.support, new, strict=True)))
-        algorithm, key = self.source.algorithm, random.key(self.seed)
-        if algorithm.update is not None:
-            with torch.no_grad():
-                posterior = algorithm.update(self.posterior, new)
-        else:
-            posterior = _adapt(algorithm, self.source.strategy.meta, both, key)
-        threshold = _threshold(algorithm, self.source.strategy.meta, both, key, self.refer_share)
-        return dataclasses.replace(self, posterior=posterior, support=both, threshold=threshold)
+        change = continual.watch(self.change, self.prepared, self.source.baseline, new)
+        posterior, support = _grown(self, new)
+        threshold = _threshold(self.source.algorithm, self.source.strategy.meta, support, random.key(self.seed), self.refer_share)
+        return dataclasses.replace(self, posterior=posterior, support=support, threshold=threshold, change=change)
+
+    def with_forgetting(self, forgetting: Forgetting = "evidence") -> PersonalModel:
+        """The model whose past fades, from now on and back to its first sample; see ``docs/continual.md``.
+
+        Args:
+            forgetting: ``"evidence"``: as fast as predicts the client's own stream best; a retention ``lambda`` above 0 and at most 1: a sample
+                that ``a`` later ones have followed weighs ``lambda^a``; None: nothing fades.
+
+        Raises:
+            ConfigError: for anything else, or an algorithm without a posterior in closed form.
+        """
+        return _again(self, self.source, self.support, forgetting)
+
+    def watch(self, run_length: float) -> PersonalModel:
+        """The model with a new change detector, that rings by mistake once in ``run_length`` cases on average, or less often.
+
+        Raises:
+            ConfigError: if ``run_length`` is not finite and at least 1.
+        """
+        return dataclasses.replace(self, change=change_point.begin(run_length))
+
+    def restart(self, keep: int | None = None) -> PersonalModel:
+        """The model of the latest samples alone, with a new change detector.
+
+        Args:
+            keep: how many; None, after an alarm, means those from the likeliest start of the change on.
+
+        Raises:
+            ConfigError: if there are not so many, or there was no alarm and ``keep`` is None.
+        """
+        kept = continual.since(self.change, len(self.support.mask), keep)
+        recent = Batch(*(part[-kept:] for part in self.support))
+        return _again(self, self.source, recent, self.forgetting).watch(self.change.run_length)
+
+    def with_class(self, name: str) -> PersonalModel:
+        """The model of the same samples that also knows a class of its own; its samples come with :meth:`update`.
+
+        Raises:
+            ConfigError: if the strategy has no conjugate classification head.
+            SchemaError: if the class has no name or is known already.
+        """
+        return _again(self, self.source.with_class(name), self.support, self.forgetting)
 
     def save(self, path: str | Path) -> None:
         """Write the posterior, with all that predicting and updating need, in one file."""
         value = {"posterior": self.posterior, "support": self.support._asdict()}
-        save_posterior(
-            path, value, self.source.strategy, {**{name: getattr(self, name) for name in _ABOUT}, "threshold": float(self.threshold).hex()}
-        )
+        about = {name: getattr(self, name) for name in _ABOUT}
+        save_posterior(path, value, self.source.strategy, {**about, "threshold": float(self.threshold).hex(), "change": list(self.change)})
 
 
 def load(path: str | Path, model: Model | None = None) -> PersonalStrategy:
@@ -176,7 +253,13 @@ def load_personal(path: str | Path, model: Model | None = None) -> PersonalModel
     if value.keys() != {"posterior", "support"} or support.keys() != set(Batch._fields) or about.keys() != set(_ABOUT):
         raise ArtifactError(f"{path} is a posterior without its support or threshold: save it with PersonalModel.save")
     about["threshold"] = float.fromhex(about["threshold"])  # a text, since infinity, where nothing is referred, has no JSON
-    return PersonalModel(rebuild(strategy, model, str(path)), value["posterior"], Batch(**support), **about)
+    source = rebuild(strategy, model, str(path))
+    try:
+        continual.retentions(source.algorithm, about["forgetting"])
+        about["change"] = change_point.restore(about["change"])
+    except (ConfigError, DataError) as error:
+        raise ArtifactError(f"{path}: {error}") from error
+    return PersonalModel(source, value["posterior"], Batch(**support), **about)
 
 
 def rebuild(strategy: Strategy, model: Model | None = None, where: str = "the strategy") -> PersonalStrategy:
@@ -213,6 +296,28 @@ def encode(schema: Schema, x: Any, y: Any) -> Batch:
     if not len(inputs):
         raise DataError("no sample to personalise on: give at least one labelled sample")
     return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), torch.ones(len(targets)))
+
+
+def _grown(model: PersonalModel, new: Batch) -> tuple[Tree, Batch]:
+    """The posterior after more samples, and all samples with their weights."""
+    algorithm, both = model.source.algorithm, Batch(*(torch.cat(pair) for pair in zip(model.support, new, strict=True)))
+    if model.forgetting is not None:
+        return continual.fade(algorithm, model.posterior, both, new, model.forgetting)
+    if algorithm.update is None:
+        return _adapt(algorithm, model.source.strategy.meta, both, random.key(model.seed)), both
+    with torch.no_grad():
+        return algorithm.update(model.posterior, new), both
+
+
+def _again(model: PersonalModel, source: PersonalStrategy, support: Batch, forgetting: Forgetting) -> PersonalModel:
+    """The model built anew from samples, with the same options and detector."""
+    continual.retentions(source.algorithm, forgetting)
+    whole, key = support._replace(mask=torch.ones_like(support.mask)), random.key(model.seed)
+    posterior = _adapt(source.algorithm, source.strategy.meta, whole, key)
+    if forgetting is not None:
+        posterior, whole = continual.fade(source.algorithm, posterior, whole, Batch(*(part[:0] for part in whole)), forgetting)
+    threshold = _threshold(source.algorithm, source.strategy.meta, whole, key, model.refer_share)
+    return dataclasses.replace(model, source=source, posterior=posterior, support=whole, threshold=threshold, forgetting=forgetting)
 
 
 def _adapt(algorithm: Algorithm, meta: Tree, batch: Batch, key: Key) -> Tree:

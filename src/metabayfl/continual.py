@@ -1,0 +1,102 @@
+"""How a personal model lives on: more samples, a past that may fade, and an eye on whether the client has changed.
+
+Every function is pure and takes the algorithm with its trees; :class:`metabayfl.personal.PersonalModel` keeps the results together.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import torch
+
+from metabayfl.change_point import Change, follow, rings
+from metabayfl.data.schema import Schema
+from metabayfl.errors import ConfigError
+from metabayfl.heads.forgetting import RETENTIONS
+from metabayfl.types import Algorithm, Batch, Prepared, Tree
+
+Forgetting: TypeAlias = Literal["evidence"] | float | None
+"""None: every sample counts for ever. A number: the retention. ``evidence``: the best of the grid on the client's own stream."""
+
+
+def retentions(algorithm: Algorithm, forgetting: Forgetting) -> tuple[float, ...] | None:
+    """The grid that a wish for forgetting stands for; None for none.
+
+    Raises:
+        ConfigError: if it is none of the three forms, or the algorithm has no posterior that can forget.
+    """
+    if forgetting is None:
+        return None
+    if algorithm.forget is None:
+        raise ConfigError(f"{algorithm.name} has no posterior in closed form that could forget: use meta_bayfl, or personalise on recent samples")
+    if forgetting == "evidence":
+        return RETENTIONS
+    if isinstance(forgetting, bool) or not isinstance(forgetting, (int, float)) or not (math.isfinite(forgetting) and 0 < forgetting <= 1):
+        raise ConfigError(f"forgetting {forgetting!r}: expected 'evidence', None, or a retention above 0 and at most 1")
+    return (float(forgetting),)
+
+
+def fade(algorithm: Algorithm, posterior: Tree, samples: Batch, new: Batch, forgetting: Forgetting) -> tuple[Tree, Batch]:
+    """The posterior with a fading past after new samples, and all the samples with their weights as the mask.
+
+    Args:
+        algorithm: that the posterior belongs to.
+        posterior: of all samples but the new ones.
+        samples: all of them, encoded, the oldest first, without padding.
+        new: the latest of them, in the order in which they came; none is fine.
+        forgetting: not None.
+
+    Raises:
+        ConfigError: as :func:`retentions`.
+    """
+    grid = retentions(algorithm, forgetting)
+    if grid is None or algorithm.forget is None:
+        raise ConfigError("forgetting None: expected 'evidence' or a retention, since there is nothing to fade")
+    with torch.no_grad():
+        posterior = algorithm.forget(posterior, new, grid)
+    return posterior, samples._replace(mask=posterior["memory"]["mask"])
+
+
+def retention(samples: Batch) -> float:
+    """The ``lambda`` that the weights of samples follow, the oldest first; 1 for a single one, which nothing has followed."""
+    return float(samples.mask[-2]) if len(samples.mask) > 1 else 1.0
+
+
+def watch(change: Change, personal: Prepared, baseline: Prepared, new: Batch) -> Change:
+    """The detector after labelled samples that the personal posterior has not seen, see :mod:`metabayfl.change_point`.
+
+    Args:
+        change: before them.
+        personal: the client's posterior, made ready.
+        baseline: what the strategy makes of a client without any sample, made ready.
+        new: encoded, in the order in which they came.
+    """
+    with torch.no_grad():
+        own, other = (ready.answer(ready.constants, new.x) for ready in (personal, baseline))
+    return follow(change, own, other, new.y)
+
+
+def since(change: Change, count: int, keep: int | None) -> int:
+    """How many of a client's latest ``count`` samples to keep at a restart.
+
+    Args:
+        change: the detector.
+        count: of all samples.
+        keep: a wish; None means those from the likeliest start of the change on.
+
+    Raises:
+        ConfigError: if the wish cannot be met, or there is none and no alarm either.
+    """
+    if keep is None and not rings(change):
+        raise ConfigError("there is no alarm, so that nothing says what to keep: give keep=, how many of the latest samples")
+    wanted = change.cases - change.start if keep is None else keep
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= count:
+        raise ConfigError(f"keep {wanted!r}: expected a whole number of samples from 1 to {count}")
+    return wanted
+
+
+def nobody(schema: Schema) -> Batch:
+    """A batch of one padded row, for a client that has no sample."""
+    y = torch.zeros(1, dtype=torch.int64) if schema.kind == "classification" else torch.zeros(1, schema.outputs)
+    return Batch(torch.zeros(1, *schema.input_shape), y, torch.zeros(1))
