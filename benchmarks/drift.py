@@ -1,0 +1,154 @@
+"""What forgetting and the alarm are worth when a client changes: run by hand, ``python benchmarks/drift.py OUT [--config digits] [--seeds 0,1,2]``.
+
+``meta_bayfl`` is trained as the config says (what ``OUT`` holds already is not trained again). Then every held-out client with enough rows lives
+through three streams, five labelled cases at a time: nothing changes; another held-out client takes its place; two classes swap their labels. Each
+case is predicted before its label is used. Prints the table of ``docs/continual.md``: accuracy and NLL on the cases after the change, how often and
+how late the alarm rings, and false alarms before it. Figures are means over clients (delays: medians), mean ± sd over the seeds.
+
+Constants of the method were chosen with ``--clients validation`` on seeds 10, 11, 12."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from metabayfl import config as configs
+from metabayfl import continual, personal, random, study
+from metabayfl.algorithms.preparation import prepare
+from metabayfl.change_point import begin, rings
+from metabayfl.data import Clients, build_federation
+from metabayfl.losses import prediction_nll
+from metabayfl.personal import PersonalStrategy
+from metabayfl.types import Batch
+from spread import spread
+
+SUPPORT, BEFORE, AFTER, BLOCK = 20, 40, 45, 5
+"""Cases that a client begins with, cases before the change and after it, and cases that come at a time."""
+
+WAYS = ("no update", "update", "forget by evidence", "restart on alarm", "forget and restart")
+
+
+class Trace(NamedTuple):
+    """One client's life."""
+
+    nll: list[float]  # of each case
+    right: list[bool]
+    alarms: list[int]  # cases after which it rang
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--config", default="digits", help="of a classification with natural clients")
+    parser.add_argument("--seeds", default="0,1,2", help="whole numbers with commas between")
+    parser.add_argument("--clients", choices=("heldout", "validation"), default="heldout")
+    return parser.parse_args()
+
+
+def samples(clients: Clients, position: int, seed: int) -> Batch:
+    """A client's rows in random order."""
+    x, y = clients.read(position)
+    order = np.random.default_rng([seed, position]).permutation(len(y))
+    return Batch(torch.from_numpy(x[order]), torch.from_numpy(y[order]), torch.ones(len(y)))
+
+
+def cut(batch: Batch, start: int, stop: int) -> Batch:
+    """The rows from ``start`` to ``stop``."""
+    return Batch(*(part[start:stop] for part in batch))
+
+
+def joined(*batches: Batch) -> Batch:
+    """One batch after the other."""
+    return Batch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+
+
+def streams(clients: Clients, seed: int) -> Iterator[tuple[str, Batch]]:
+    """What happens to each client: its name and ``SUPPORT + BEFORE + AFTER`` samples."""
+    known = SUPPORT + BEFORE
+    enough = [at for at, size in enumerate(clients.sizes) if size >= known + AFTER]
+    for place, position in enumerate(enough):
+        own = cut(samples(clients, position, seed), 0, known + AFTER)
+        other = samples(clients, enough[(place + 1) % len(enough)], seed)
+        after = cut(own, known, known + AFTER)
+        common = torch.bincount(after.y).argsort(descending=True)[:2].tolist()
+        swapped = torch.where(after.y == common[0], common[1], torch.where(after.y == common[1], common[0], after.y))
+        yield "nothing", own
+        yield "another client", joined(cut(own, 0, known), cut(other, 0, AFTER))
+        yield "two labels swapped", joined(cut(own, 0, known), after._replace(y=swapped))
+
+
+def live(source: PersonalStrategy, stream: Batch, way: str) -> Trace:
+    """Predict, learn the labels, update as the way says, and so on."""
+    algorithm, key, grid = source.algorithm, random.key(0), continual.RETENTIONS
+    update = algorithm.update if way in ("update", "restart on alarm") else lambda posterior, new: algorithm.forget(posterior, new, grid)  # type: ignore[misc]
+    meta, trace, change, begun = algorithm.down.round_trip(source.strategy.meta, None), Trace([], [], []), begin(), SUPPORT
+    posterior = algorithm.adapt(meta, cut(stream, 0, SUPPORT), key)
+    for start in range(SUPPORT, len(stream.y), BLOCK):
+        new, ready = cut(stream, start, start + BLOCK), prepare(algorithm, posterior, key)
+        prediction = ready.answer(ready.constants, new.x)
+        trace.nll.extend(prediction_nll(prediction, new.y).tolist())
+        trace.right.extend((prediction[0].argmax(-1) == new.y).tolist())
+        if way == "no update":
+            continue
+        rang, change = rings(change), continual.watch(change, ready, source.baseline, new)
+        posterior = update(posterior, new)  # type: ignore[misc]
+        if rings(change) and not rang:
+            trace.alarms.append(start + BLOCK - SUPPORT)
+        if rings(change) and way.endswith(("restart", "on alarm")):
+            kept = cut(stream, begun + change.start, start + BLOCK)
+            posterior, change, begun = algorithm.adapt(meta, kept, key), begin(), start + BLOCK
+    return trace
+
+
+def measured(traces: list[Trace]) -> dict[str, float]:
+    """Means over clients of one kind of stream, one way."""
+    late = [min(after, default=None) for one in traces for after in [[at - BEFORE for at in one.alarms if at > BEFORE]]]
+    rung = [delay for delay in late if delay is not None]
+    return {
+        "accuracy": 100 * statistics.fmean(value for one in traces for value in one.right[BEFORE:]),
+        "nll": statistics.fmean(value for one in traces for value in one.nll[BEFORE:]),
+        "rung": 100 * len(rung) / len(traces),
+        "delay": statistics.median(rung) if rung else float("nan"),
+        "false": 1000 * sum(at <= BEFORE for one in traces for at in one.alarms) / (BEFORE * len(traces)),
+    }
+
+
+def of_seed(name: str, seed: int, group: str, out: Path) -> dict[tuple[str, str], dict[str, float]]:
+    """Train where needed, then all streams in all ways."""
+    config = configs.read(name)
+    for _ in study.compare(config, ("meta_bayfl",), (seed,), out / f"{name}-{seed}"):
+        pass
+    source = personal.load(out / f"{name}-{seed}" / "strategy.safetensors")
+    traces: dict[tuple[str, str], list[Trace]] = {}
+    with torch.no_grad():
+        for kind, stream in streams(getattr(build_federation(config.data, seed), group), seed):
+            for way in WAYS:
+                traces.setdefault((kind, way), []).append(live(source, stream, way))
+    return {row: measured(many) for row, many in traces.items()}
+
+
+def main() -> None:
+    """Run and print."""
+    arguments = parse()
+    torch.set_num_threads(1)
+    found = [of_seed(arguments.config, int(seed), arguments.clients, arguments.out) for seed in arguments.seeds.split(",")]
+    print("| what changes | the model | accuracy after % | NLL after | alarm rings % | after cases | false alarms in 1,000 cases |")
+    print("|---|---|---|---|---|---|---|")
+    for row in found[0]:
+        digits = {"accuracy": 1, "nll": 3, "rung": 0, "delay": 0, "false": 1}
+        values = {name: [one[row][name] for one in found if not math.isnan(one[row][name])] for name in digits}
+        cells = [spread(values[name], places) if values[name] else "never" for name, places in digits.items()]
+        cells = cells if row[1] != "no update" else [*cells[:2], "", "", ""]
+        print("| " + " | ".join([*row, *cells]) + " |")
+
+
+if __name__ == "__main__":
+    main()
