@@ -50,6 +50,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--config", default="digits", help="of a classification with natural clients")
     parser.add_argument("--seeds", default="0,1,2", help="whole numbers with commas between")
     parser.add_argument("--clients", choices=("heldout", "validation"), default="heldout")
+    parser.add_argument("--most", type=int, default=12, help="clients of a seed")
     return parser.parse_args()
 
 
@@ -70,10 +71,10 @@ def joined(*batches: Batch) -> Batch:
     return Batch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
 
 
-def streams(clients: Clients, seed: int) -> Iterator[tuple[str, Batch]]:
-    """What happens to each client: its name and ``SUPPORT + BEFORE + AFTER`` samples."""
+def streams(clients: Clients, seed: int, most: int) -> Iterator[tuple[str, Batch]]:
+    """What happens to each of the first ``most`` clients that have the rows: its name and ``SUPPORT + BEFORE + AFTER`` samples."""
     known = SUPPORT + BEFORE
-    enough = [at for at, size in enumerate(clients.sizes) if size >= known + AFTER]
+    enough = [at for at, size in enumerate(clients.sizes) if size >= known + AFTER][:most]
     for place, position in enumerate(enough):
         own = cut(samples(clients, position, seed), 0, known + AFTER)
         other = samples(clients, enough[(place + 1) % len(enough)], seed)
@@ -121,15 +122,16 @@ def measured(traces: list[Trace]) -> dict[str, float]:
     }
 
 
-def of_seed(name: str, seed: int, group: str, out: Path) -> dict[tuple[str, str], dict[str, float]]:
+def of_seed(seed: int, arguments: argparse.Namespace) -> dict[tuple[str, str], dict[str, float]]:
     """Train where needed, then all streams in all ways."""
-    config = configs.read(name)
-    for _ in study.compare(config, ("meta_bayfl",), (seed,), out / f"{name}-{seed}"):
+    config, out = configs.read(arguments.config), arguments.out / f"{arguments.config}-{seed}"
+    for _ in study.compare(config, ("meta_bayfl",), (seed,), out):
         pass
-    source = personal.load(out / f"{name}-{seed}" / "strategy.safetensors")
+    source = personal.load(out / "strategy.safetensors")
+    group: Clients = getattr(build_federation(config.data, seed), arguments.clients)
     traces: dict[tuple[str, str], list[Trace]] = {}
     with torch.no_grad():
-        for kind, stream in streams(getattr(build_federation(config.data, seed), group), seed):
+        for kind, stream in streams(group, seed, arguments.most):
             for way in WAYS:
                 traces.setdefault((kind, way), []).append(live(source, stream, way))
     return {row: measured(many) for row, many in traces.items()}
@@ -139,7 +141,7 @@ def main() -> None:
     """Run and print."""
     arguments = parse()
     torch.set_num_threads(1)
-    found = [of_seed(arguments.config, int(seed), arguments.clients, arguments.out) for seed in arguments.seeds.split(",")]
+    found = [of_seed(int(seed), arguments) for seed in arguments.seeds.split(",")]
     print("| what changes | the model | accuracy after % | NLL after | alarm rings % | after cases | false alarms in 1,000 cases |")
     print("|---|---|---|---|---|---|---|")
     for row in found[0]:

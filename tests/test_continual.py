@@ -78,7 +78,7 @@ def test_by_evidence_a_changed_client_forgets_its_past(trained_digits: PersonalS
     x, y = digits(0, 120)
     model = trained_digits.personalize(x[:60], y[:60]).with_forgetting("evidence")
     changed = model.update(x[60:110], swapped(y[60:110]))
-    assert any(math.isclose(changed.retention, known, rel_tol=1e-6) for known in RETENTIONS[1:])
+    assert changed.retention in RETENTIONS[1:]
     keeping = trained_digits.personalize(x[:60], y[:60]).update(x[60:110], swapped(y[60:110]))
     assert keeping.retention == 1
     truth = np.array(swapped(y[110:]))

@@ -60,7 +60,7 @@ def fade(algorithm: Algorithm, posterior: Tree, samples: Batch, new: Batch, forg
 
 def retention(samples: Batch) -> float:
     """The ``lambda`` that the weights of samples follow, the oldest first; 1 for a single one, which nothing has followed."""
-    return float(samples.mask[-2]) if len(samples.mask) > 1 else 1.0
+    return round(float(samples.mask[-2]), 6) if len(samples.mask) > 1 else 1.0  # the number that was asked for, not its float32
 
 
 def watch(change: Change, personal: Prepared, baseline: Prepared, new: Batch) -> Change:
