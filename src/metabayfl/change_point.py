@@ -16,8 +16,8 @@ A client's labels have slips, and one label that the personal model held for imp
 predictive in which a share of the cases is the alternative's: no case counts more than ``log(1/slip)``.
 
 References:
-    Shin, Ramdas, Rinaldo 2022, "E-detectors: a nonparametric framework for sequential change detection", arXiv 2203.03532, definition 2.2,
-    equations 9 and 10, and proposition 2.4. Page 1954 for the CUSUM; Shiryaev 1963 and Roberts 1966 for the sum.
+    Shin, Ramdas, Rinaldo 2022, "E-detectors: a nonparametric framework for sequential change detection", arXiv 2203.03532. Page 1954, "Continuous
+    inspection schemes", for the CUSUM; Shiryaev 1963 and Roberts 1966 for the sum.
 """
 
 from __future__ import annotations
