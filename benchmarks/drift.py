@@ -13,6 +13,7 @@ import argparse
 import math
 import statistics
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,9 @@ from metabayfl.change_point import begin, rings
 from metabayfl.data import Clients, build_federation
 from metabayfl.losses import prediction_nll
 from metabayfl.personal import PersonalStrategy
+from metabayfl.report.axes import percent
+from metabayfl.report.curves import Line, Plot, line_chart
+from metabayfl.report.series import Series
 from metabayfl.types import Batch
 from spread import spread
 
@@ -50,6 +54,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--config", default="digits", help="of a classification with natural clients")
     parser.add_argument("--seeds", default="0,1,2", help="whole numbers with commas between")
     parser.add_argument("--clients", choices=("heldout", "validation"), default="heldout")
+    parser.add_argument("--picture", type=Path, help="an SVG to write")
     parser.add_argument("--most", type=int, default=12, help="clients of a seed")
     return parser.parse_args()
 
@@ -122,7 +127,7 @@ def measured(traces: list[Trace]) -> dict[str, float]:
     }
 
 
-def of_seed(seed: int, arguments: argparse.Namespace) -> dict[tuple[str, str], dict[str, float]]:
+def of_seed(seed: int, arguments: argparse.Namespace) -> dict[tuple[str, str], list[Trace]]:
     """Train where needed, then all streams in all ways."""
     config, out = configs.read(arguments.config), arguments.out / f"{arguments.config}-{seed}"
     for _ in study.compare(config, ("meta_bayfl",), (seed,), out):
@@ -134,7 +139,33 @@ def of_seed(seed: int, arguments: argparse.Namespace) -> dict[tuple[str, str], d
         for kind, stream in streams(group, seed, arguments.most):
             for way in WAYS:
                 traces.setdefault((kind, way), []).append(live(source, stream, way))
-    return {row: measured(many) for row, many in traces.items()}
+    return traces
+
+
+def table(found: list[dict[tuple[str, str], dict[str, float]]]) -> list[str]:
+    """Markdown: a line a change and way, figures over seeds."""
+    lines = ["| what changes | the model | accuracy after % | NLL after | alarm rings % | after cases | false alarms in 1,000 cases |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for row in found[0]:
+        digits = {"accuracy": 1, "nll": 3, "rung": 0, "delay": 0, "false": 1}
+        values = {name: [one[row][name] for one in found if not math.isnan(one[row][name])] for name in digits}
+        cells = [spread(values[name], places) if values[name] else "never" for name, places in digits.items()]
+        cells = cells if row[1] != "no update" else [*cells[:2], "", "", ""]
+        lines.append("| " + " | ".join([*row, *cells]) + " |")
+    return lines
+
+
+def picture(found: list[dict[tuple[str, str], list[Trace]]], kind: str) -> str:
+    """A self-contained SVG: accuracy around one kind of change, five cases at a time, over all clients and seeds."""
+    lines = []
+    for place, way in enumerate(WAYS[:4]):
+        right = np.array([one.right for traces in found for one in traces[kind, way]]).reshape(-1, (BEFORE + AFTER) // BLOCK, BLOCK).mean((0, 2))
+        points = tuple((BLOCK * (at + 0.5) - BEFORE, float(value)) for at, value in enumerate(right))
+        lines.append(Line(Series(way, f"s{place}"), points))
+    plot = Plot(f"Accuracy around the change: {kind}", f"cases since: {kind}", "accuracy", (-BEFORE, AFTER), (0.3, 1.0), y_label=percent)
+    style = (resources.files("metabayfl.report") / "style.css").read_text(encoding="utf-8")
+    head, body = line_chart(lines, plot, 720).split(">", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{style}</style><rect width="100%" height="100%" fill="var(--paper)"/>{body}'
 
 
 def main() -> None:
@@ -142,14 +173,9 @@ def main() -> None:
     arguments = parse()
     torch.set_num_threads(1)
     found = [of_seed(int(seed), arguments) for seed in arguments.seeds.split(",")]
-    print("| what changes | the model | accuracy after % | NLL after | alarm rings % | after cases | false alarms in 1,000 cases |")
-    print("|---|---|---|---|---|---|---|")
-    for row in found[0]:
-        digits = {"accuracy": 1, "nll": 3, "rung": 0, "delay": 0, "false": 1}
-        values = {name: [one[row][name] for one in found if not math.isnan(one[row][name])] for name in digits}
-        cells = [spread(values[name], places) if values[name] else "never" for name, places in digits.items()]
-        cells = cells if row[1] != "no update" else [*cells[:2], "", "", ""]
-        print("| " + " | ".join([*row, *cells]) + " |")
+    print("\n".join(table([{row: measured(many) for row, many in traces.items()} for traces in found])))
+    if arguments.picture:
+        arguments.picture.write_text(picture(found, "two labels swapped"), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
     x: Tensor  # (N, ...) inputs
     y: Tensor  # (N,) int64 classes, or (N, R) real targets
-    mask: Tensor  # (N,) 1.0 for a real example, 0.0 for padding
+    mask: Tensor  # (N,) 1.0 for a real example, 0.0 for padding; conjugate heads also take weights
 
 
 class Task(NamedTuple):
