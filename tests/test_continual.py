@@ -195,5 +195,3 @@ def test_an_algorithm_without_a_conjugate_head_cannot_forget_and_still_has_an_al
         model.with_forgetting()
     assert model.with_forgetting(None).update(x[5:], y[5:]).change.cases == 25
     assert len(model.restart(keep=2).support.mask) == 2
-    with pytest.raises(ConfigError, match="there is nothing to fade"):
-        continual.fade(model.source.algorithm, model.posterior, model.support, model.support, None)

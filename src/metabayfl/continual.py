@@ -10,11 +10,12 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from metabayfl import random
 from metabayfl.change_point import Change, follow, rings
 from metabayfl.data.schema import Schema
 from metabayfl.errors import ConfigError
 from metabayfl.heads.forgetting import RETENTIONS
-from metabayfl.types import Algorithm, Batch, Prepared, Tree
+from metabayfl.types import Algorithm, Batch, Key, Prepared, Tree
 
 Forgetting: TypeAlias = Literal["evidence"] | float | None
 """None: every sample counts for ever. A number: the retention. ``evidence``: the best of the grid on the client's own stream."""
@@ -37,25 +38,36 @@ def retentions(algorithm: Algorithm, forgetting: Forgetting) -> tuple[float, ...
     return (float(forgetting),)
 
 
-def fade(algorithm: Algorithm, posterior: Tree, samples: Batch, new: Batch, forgetting: Forgetting) -> tuple[Tree, Batch]:
-    """The posterior with a fading past after new samples, and all the samples with their weights as the mask.
+def adapt(algorithm: Algorithm, received: Tree, samples: Batch, key: Key) -> Tree:
+    """The posterior of samples, from the strategy as a client has it; ``key`` is the client's."""
+    with torch.no_grad():
+        return algorithm.adapt(received, samples, random.fold(key, "adapt"))
+
+
+def grow(algorithm: Algorithm, received: Tree, posterior: Tree, samples: Batch, new: int, forgetting: Forgetting, key: Key) -> tuple[Tree, Batch]:
+    """The posterior after more samples, and all the samples with their weights as the mask.
 
     Args:
         algorithm: that the posterior belongs to.
+        received: the strategy as a client has it.
         posterior: of all samples but the new ones.
         samples: all of them, encoded, the oldest first, without padding.
-        new: the latest of them, in the order in which they came; none is fine.
-        forgetting: not None.
+        new: how many of them are new, the latest ones.
+        forgetting: whether and how the past fades.
+        key: the client's, for an algorithm that has to adapt again.
 
     Raises:
         ConfigError: as :func:`retentions`.
     """
-    grid = retentions(algorithm, forgetting)
-    if grid is None or algorithm.forget is None:
-        raise ConfigError("forgetting None: expected 'evidence' or a retention, since there is nothing to fade")
+    grid, latest = retentions(algorithm, forgetting), Batch(*(part[len(part) - new :] for part in samples))
+    if grid is not None and algorithm.forget is not None:
+        with torch.no_grad():
+            faded = algorithm.forget(posterior, latest, grid)
+        return faded, samples._replace(mask=faded["memory"]["mask"])
+    if algorithm.update is None:
+        return adapt(algorithm, received, samples, key), samples
     with torch.no_grad():
-        posterior = algorithm.forget(posterior, new, grid)
-    return posterior, samples._replace(mask=posterior["memory"]["mask"])
+        return algorithm.update(posterior, latest), samples
 
 
 def retention(samples: Batch) -> float:

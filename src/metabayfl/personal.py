@@ -176,7 +176,9 @@ class PersonalModel:
         """
         new = encode(self.schema, x, y)
         change = continual.watch(self.change, self.prepared, self.source.baseline, new)
-        posterior, support = _grown(self, new)
+        both = Batch(*(torch.cat(pair) for pair in zip(self.support, new, strict=True)))
+        algorithm, key = self.source.algorithm, random.key(self.seed)
+        posterior, support = continual.grow(algorithm, _received(self.source), self.posterior, both, len(new.mask), self.forgetting, key)
         threshold = _threshold(self.source.algorithm, self.source.strategy.meta, support, random.key(self.seed), self.refer_share)
         return dataclasses.replace(self, posterior=posterior, support=support, threshold=threshold, change=change)
 
@@ -298,31 +300,24 @@ def encode(schema: Schema, x: Any, y: Any) -> Batch:
     return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), torch.ones(len(targets)))
 
 
-def _grown(model: PersonalModel, new: Batch) -> tuple[Tree, Batch]:
-    """The posterior after more samples, and all samples with their weights."""
-    algorithm, both = model.source.algorithm, Batch(*(torch.cat(pair) for pair in zip(model.support, new, strict=True)))
-    if model.forgetting is not None:
-        return continual.fade(algorithm, model.posterior, both, new, model.forgetting)
-    if algorithm.update is None:
-        return _adapt(algorithm, model.source.strategy.meta, both, random.key(model.seed)), both
-    with torch.no_grad():
-        return algorithm.update(model.posterior, new), both
-
-
-def _again(model: PersonalModel, source: PersonalStrategy, support: Batch, forgetting: Forgetting) -> PersonalModel:
+def _again(model: PersonalModel, source: PersonalStrategy, samples: Batch, forgetting: Forgetting) -> PersonalModel:
     """The model built anew from samples, with the same options and detector."""
-    continual.retentions(source.algorithm, forgetting)
-    whole, key = support._replace(mask=torch.ones_like(support.mask)), random.key(model.seed)
-    posterior = _adapt(source.algorithm, source.strategy.meta, whole, key)
+    algorithm, meta, key = source.algorithm, _received(source), random.key(model.seed)
+    continual.retentions(algorithm, forgetting)
+    support = samples._replace(mask=torch.ones_like(samples.mask))
+    posterior = continual.adapt(algorithm, meta, support, key)
     if forgetting is not None:
-        posterior, whole = continual.fade(source.algorithm, posterior, whole, Batch(*(part[:0] for part in whole)), forgetting)
-    threshold = _threshold(source.algorithm, source.strategy.meta, whole, key, model.refer_share)
-    return dataclasses.replace(model, source=source, posterior=posterior, support=whole, threshold=threshold, forgetting=forgetting)
+        posterior, support = continual.grow(algorithm, meta, posterior, support, 0, forgetting, key)
+    threshold = _threshold(algorithm, source.strategy.meta, support, key, model.refer_share)
+    return dataclasses.replace(model, source=source, posterior=posterior, support=support, threshold=threshold, forgetting=forgetting)
+
+
+def _received(source: PersonalStrategy) -> Tree:
+    return source.algorithm.down.round_trip(source.strategy.meta, None)
 
 
 def _adapt(algorithm: Algorithm, meta: Tree, batch: Batch, key: Key) -> Tree:
-    with torch.no_grad():
-        return algorithm.adapt(algorithm.down.round_trip(meta, None), batch, random.fold(key, "adapt"))
+    return continual.adapt(algorithm, algorithm.down.round_trip(meta, None), batch, key)
 
 
 def _threshold(algorithm: Algorithm, meta: Tree, batch: Batch, key: Key, share: float) -> float:
