@@ -26,7 +26,7 @@ from metabayfl.types import Tree
 def with_class(strategy: Strategy, name: str) -> Strategy:
     """The strategy with one more class, the last; its provenance names the digest that it comes from.
 
-    What was measured on validation clients does not hold for it any more, so that it has no figures.
+    What was measured on validation clients does not hold for it any more, so that it has no figures and no calibration of theirs.
 
     Args:
         strategy: of meta_bayfl, classification.
@@ -47,7 +47,7 @@ def with_class(strategy: Strategy, name: str) -> Strategy:
     meta = CODECS[strategy.codec]().round_trip({**strategy.meta, "head": row_more(prior)}, None)
     provenance = {**strategy.provenance, "new_class": name, "derived_from": strategy.digest()}
     wider = dataclasses.replace(schema, classes=(*schema.classes, name))
-    return dataclasses.replace(strategy, meta=meta, schema=wider.to_json(), provenance=provenance, figures={})
+    return dataclasses.replace(strategy, meta=meta, schema=wider.to_json(), provenance=provenance, figures={}, calibration={})
 
 
 def row_more(prior: Tree) -> Tree:

@@ -12,67 +12,41 @@ Nothing here is trained by more than the strategy's own rule, and nothing leaves
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from metabayfl import change_point, continual, new_class, random, tree_file
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.algorithms.preparation import prepare
 from metabayfl.artifact import Strategy, load_posterior, load_strategy, save_posterior
+from metabayfl.calibration import (
+    By,
+    Cases,
+    Known,
+    cross_fit,
+    novelty_limit,
+    referral_for_error,
+    referral_for_share,
+    score,
+    set_limits,
+    template,
+)
 from metabayfl.change_point import NO_CHANGE, Change
 from metabayfl.continual import Forgetting
 from metabayfl.data.schema import Schema
 from metabayfl.errors import ArtifactError, ConfigError, DataError, ModelError, SchemaError
-from metabayfl.losses import student_t_half_width
 from metabayfl.models import build_model
-from metabayfl.types import Algorithm, Batch, ClassPrediction, Key, Model, Prediction, Prepared, Tree
-from metabayfl.uncertainty import refer, threshold_for_share
+from metabayfl.presentation import Decision, PersonalPrediction, present
+from metabayfl.types import Algorithm, Batch, Model, Prepared, Tree
+from metabayfl.uncertainty import threshold_for_share
 
 Array = NDArray[Any]
-_ABOUT = ("threshold", "refer_share", "seed", "forgetting", "change")
-
-FOLDS = 5
-"""The referral threshold is chosen on predictions for support samples that the model was not built from, in so many folds."""
-
-
-@dataclass(frozen=True)
-class PersonalPrediction:
-    """What a client's model says of ``n`` inputs, as NumPy arrays.
-
-    Attributes:
-        label: the most probable class name ``(n,)``, or the mean in the target's unit ``(n, R)``.
-        probabilities: ``(n, K)`` in the order of ``classes``; None in regression.
-        classes: class names, or target names.
-        total: entropy in nats ``(n,)``, or predictive variance in squared units ``(n, R)``.
-        aleatoric: the part that more samples would not remove.
-        epistemic: the part that they would.
-        interval: ``(n, R, 2)`` central 90 % interval in the target's unit; None in classification.
-        refer: ``(n,)`` True where a person should look.
-        threshold: the uncertainty above which a case is referred: nats, or the mean over targets of the standardised predictive variance.
-    """
-
-    label: Array
-    probabilities: Array | None
-    classes: tuple[str, ...]
-    total: Array
-    aleatoric: Array
-    epistemic: Array
-    interval: Array | None
-    refer: Array
-    threshold: float
-
-    @property
-    def referred(self) -> int:
-        """How many cases to refer."""
-        return int(self.refer.sum())
+_ABOUT = ("refer_share", "refer_error", "novelty_rate", "seed", "forgetting", "change")
 
 
 @dataclass(frozen=True)
@@ -83,11 +57,42 @@ class PersonalStrategy:
     algorithm: Algorithm
     schema: Schema
 
+    def personalize(
+        self, x: Any, y: Any, *, refer_share: float = 0.2, refer_error: float | None = None, novelty_rate: float = 0.02, seed: int = 0
+    ) -> PersonalModel:
+        """The posterior of one client.
+
+        Args:
+            x: raw inputs as the schema says: a data frame or mapping of columns, or an array ``(n, ...)``.
+            y: raw targets ``(n,)``: class names, or numbers.
+            refer_share: the threshold is set so that this share of cases like the known ones would be referred.
+            refer_error: in place of a share, the share of all cases that may be answered without a person and wrong (classification).
+            novelty_rate: share of ordinary cases that may be called novel.
+            seed: of sampling, where the algorithm samples.
+
+        Raises:
+            SchemaError: if inputs or targets do not fit the schema.
+            DataError: if there is no sample.
+            ConfigError: if a share is none, or an error is wanted of a regression.
+        """
+        if refer_error is not None and self.schema.kind == "regression":
+            raise ConfigError(f"refer_error is {refer_error}, but a regression's answers are not right or wrong: give refer_share")
+        batch = encode(self.schema, x, y)
+        posterior = continual.adapt(self.algorithm, self.received, batch, random.key(seed))
+        model = PersonalModel(self, posterior, batch, _own_cases(self, batch, seed), refer_share, refer_error, novelty_rate, seed)
+        model.limits  # noqa: B018  # a share that is none is refused here and not with the first prediction
+        return model
+
+    @cached_property
+    def received(self) -> Tree:
+        """The strategy's numbers as a client has them."""
+        return self.algorithm.down.round_trip(self.strategy.meta, None)
+
     @cached_property
     def baseline(self) -> Prepared:
         """What the strategy makes of a client without any sample, made ready to answer: what a personal model must beat."""
         key = random.key(0)
-        alone = _adapt(self.algorithm, self.strategy.meta, continual.nobody(self.schema), key)
+        alone = continual.adapt(self.algorithm, self.received, continual.nobody(self.schema), key)
         return prepare(self.algorithm, alone, random.fold(key, "predict"))
 
     def with_class(self, name: str) -> PersonalStrategy:
@@ -100,25 +105,6 @@ class PersonalStrategy:
         strategy = new_class.with_class(self.strategy, name)
         return rebuild(strategy, self.algorithm.model._replace(outputs=self.algorithm.model.outputs + 1))
 
-    def personalize(self, x: Any, y: Any, *, refer_share: float = 0.2, seed: int = 0) -> PersonalModel:
-        """The posterior of one client.
-
-        Args:
-            x: raw inputs as the schema says: a data frame or mapping of columns, or an array ``(n, ...)``.
-            y: raw targets ``(n,)``: class names, or numbers.
-            refer_share: the threshold is set so that this share of cases like the support would be referred.
-            seed: of sampling, where the algorithm samples.
-
-        Raises:
-            SchemaError: if inputs or targets do not fit the schema.
-            DataError: if there is no sample.
-        """
-        batch = encode(self.schema, x, y)
-        key = random.key(seed)
-        posterior = _adapt(self.algorithm, self.strategy.meta, batch, key)
-        threshold = _threshold(self.algorithm, self.strategy.meta, batch, key, refer_share)
-        return PersonalModel(self, posterior, batch, threshold, refer_share, seed)
-
 
 @dataclass(frozen=True)
 class PersonalModel:
@@ -127,8 +113,10 @@ class PersonalModel:
     source: PersonalStrategy
     posterior: Tree
     support: Batch  # encoded; stays with the client, so that an update is exact for every algorithm
-    threshold: float
+    cases: Cases  # the support, each sample as predicted without it
     refer_share: float
+    refer_error: float | None
+    novelty_rate: float
     seed: int
     forgetting: Forgetting = None
     change: Change = NO_CHANGE
@@ -153,16 +141,46 @@ class PersonalModel:
         """The posterior made ready to answer: computed with the first prediction and kept."""
         return prepare(self.source.algorithm, self.posterior, random.fold(random.key(self.seed), "predict"))
 
-    def predict(self, x: Any, *, threshold: float | None = None) -> PersonalPrediction:
-        """Predict raw inputs ``(n, ...)``; ``threshold`` overrides the one chosen on the support.
+    @cached_property
+    def known(self) -> Known:
+        """The cases with known answers that every guarantee comes from: the client's own and the strategy's table of other clients."""
+        classes = self.schema.outputs if self.schema.kind == "classification" else 0
+        return Known(self.cases, self.source.strategy.calibration, classes)
+
+    @cached_property
+    def limits(self) -> tuple[float, float]:
+        """The total uncertainty above which a case is referred, and the epistemic one above which it is novel."""
+        threshold = referral_for_share(self.known, self.refer_share) if self.refer_error is None else referral_for_error(self.known, self.refer_error)
+        return threshold, novelty_limit(self.known, self.novelty_rate)
+
+    @property
+    def threshold(self) -> float:
+        """The total uncertainty above which a case is referred."""
+        return self.limits[0]
+
+    def predict(
+        self, x: Any, *, coverage: float = 0.9, by: By = "client", threshold: float | None = None, refer_share: float | None = None
+    ) -> PersonalPrediction:
+        """Predict raw inputs ``(n, ...)``.
+
+        Args:
+            x: raw inputs as the schema says.
+            coverage: probability with which the truth shall be in its set or interval.
+            by: ``client``: among all the client's cases; ``class``: among those of each true class (Mondrian).
+            threshold: of total uncertainty, in place of the one chosen on known cases.
+            refer_share: in place of a threshold, refer this share of these very inputs, the least certain ones.
 
         Raises:
             SchemaError: if inputs do not fit the schema.
+            ConfigError: if the coverage or the share is none.
         """
         encoded = torch.from_numpy(self.schema.encode(x))
         with torch.no_grad():
             prediction = self.prepared.answer(self.prepared.constants, encoded)
-        return _present(self.schema, prediction, self.threshold if threshold is None else threshold)
+        if refer_share is not None:
+            threshold = threshold_for_share(score(prediction), refer_share)
+        decision = Decision(set_limits(self.known, coverage, by), coverage, self.threshold if threshold is None else threshold, self.limits[1])
+        return present(self.schema, prediction, decision)
 
     def update(self, x: Any, y: Any) -> PersonalModel:
         """The model with more samples, in the order in which they came: the same as personalizing on all of them together.
@@ -178,9 +196,8 @@ class PersonalModel:
         change = continual.watch(self.change, self.prepared, self.source.baseline, new)
         both = Batch(*(torch.cat(pair) for pair in zip(self.support, new, strict=True)))
         algorithm, key = self.source.algorithm, random.key(self.seed)
-        posterior, support = continual.grow(algorithm, _received(self.source), self.posterior, both, len(new.mask), self.forgetting, key)
-        threshold = _threshold(self.source.algorithm, self.source.strategy.meta, support, random.key(self.seed), self.refer_share)
-        return dataclasses.replace(self, posterior=posterior, support=support, threshold=threshold, change=change)
+        posterior, support = continual.grow(algorithm, self.source.received, self.posterior, both, len(new.mask), self.forgetting, key)
+        return dataclasses.replace(self, posterior=posterior, support=support, cases=_own_cases(self.source, support, self.seed), change=change)
 
     def with_forgetting(self, forgetting: Forgetting = "evidence") -> PersonalModel:
         """The model whose past fades, from now on and back to its first sample; see ``docs/continual.md``.
@@ -226,9 +243,9 @@ class PersonalModel:
 
     def save(self, path: str | Path) -> None:
         """Write the posterior, with all that predicting and updating need, in one file."""
-        value = {"posterior": self.posterior, "support": self.support._asdict()}
+        value = {"posterior": self.posterior, "support": self.support._asdict(), "cases": self.cases._asdict()}
         about = {name: getattr(self, name) for name in _ABOUT}
-        save_posterior(path, value, self.source.strategy, {**about, "threshold": float(self.threshold).hex(), "change": list(self.change)})
+        save_posterior(path, value, self.source.strategy, {**about, "change": list(self.change)})
 
 
 def load(path: str | Path, model: Model | None = None) -> PersonalStrategy:
@@ -251,17 +268,17 @@ def load_personal(path: str | Path, model: Model | None = None) -> PersonalModel
         ArtifactError: as :func:`load`.
     """
     value, strategy, about = load_posterior(path)
-    support = value.get("support", {})
-    if value.keys() != {"posterior", "support"} or support.keys() != set(Batch._fields) or about.keys() != set(_ABOUT):
-        raise ArtifactError(f"{path} is a posterior without its support or threshold: save it with PersonalModel.save")
-    about["threshold"] = float.fromhex(about["threshold"])  # a text, since infinity, where nothing is referred, has no JSON
+    support, known = value.get("support", {}), value.get("cases", {})
+    groups = {"posterior", "support", "cases"}
+    if value.keys() != groups or support.keys() != set(Batch._fields) or known.keys() != set(Cases._fields) or about.keys() != set(_ABOUT):
+        raise ArtifactError(f"{path} is a posterior without its support, known cases or shares: save it with PersonalModel.save")
     source = rebuild(strategy, model, str(path))
     try:
         continual.retentions(source.algorithm, about["forgetting"])
         about["change"] = change_point.restore(about["change"])
     except (ConfigError, DataError) as error:
         raise ArtifactError(f"{path}: {error}") from error
-    return PersonalModel(source, value["posterior"], Batch(**support), **about)
+    return PersonalModel(source, value["posterior"], Batch(**support), Cases(**known), **about)
 
 
 def rebuild(strategy: Strategy, model: Model | None = None, where: str = "the strategy") -> PersonalStrategy:
@@ -277,6 +294,8 @@ def rebuild(strategy: Strategy, model: Model | None = None, where: str = "the st
     except (AttributeError, KeyError, TypeError, SchemaError, ConfigError, ModelError) as error:
         raise ArtifactError(f"{where} has a specification that this library cannot rebuild ({error}): was it written by another version?") from error
     tree_file.fit(strategy.meta, algorithm.init(random.key(0)), where)
+    if strategy.calibration:
+        tree_file.fit(strategy.calibration, template(schema.outputs if schema.kind == "classification" else 0, schema.outputs), where)
     return PersonalStrategy(strategy, algorithm, schema)
 
 
@@ -302,53 +321,15 @@ def encode(schema: Schema, x: Any, y: Any) -> Batch:
 
 def _again(model: PersonalModel, source: PersonalStrategy, samples: Batch, forgetting: Forgetting) -> PersonalModel:
     """The model built anew from samples, with the same options and detector."""
-    algorithm, meta, key = source.algorithm, _received(source), random.key(model.seed)
+    algorithm, key = source.algorithm, random.key(model.seed)
     continual.retentions(algorithm, forgetting)
     support = samples._replace(mask=torch.ones_like(samples.mask))
-    posterior = continual.adapt(algorithm, meta, support, key)
+    posterior = continual.adapt(algorithm, source.received, support, key)
     if forgetting is not None:
-        posterior, support = continual.grow(algorithm, meta, posterior, support, 0, forgetting, key)
-    threshold = _threshold(algorithm, source.strategy.meta, support, key, model.refer_share)
-    return dataclasses.replace(model, source=source, posterior=posterior, support=support, threshold=threshold, forgetting=forgetting)
+        posterior, support = continual.grow(algorithm, source.received, posterior, support, 0, forgetting, key)
+    cases = _own_cases(source, support, model.seed)
+    return dataclasses.replace(model, source=source, posterior=posterior, support=support, cases=cases, forgetting=forgetting)
 
 
-def _received(source: PersonalStrategy) -> Tree:
-    return source.algorithm.down.round_trip(source.strategy.meta, None)
-
-
-def _adapt(algorithm: Algorithm, meta: Tree, batch: Batch, key: Key) -> Tree:
-    return continual.adapt(algorithm, algorithm.down.round_trip(meta, None), batch, key)
-
-
-def _threshold(algorithm: Algorithm, meta: Tree, batch: Batch, key: Key, share: float) -> float:
-    """The uncertainty that ``share`` of the support exceeds when each fold is predicted from the others; with one sample nothing is referred."""
-    count = len(batch.mask)
-    if count < 2:
-        return math.inf
-    fold_of = random.permutation(random.fold(key, "folds"), batch.mask) % min(FOLDS, count)
-    scores = torch.empty(count)
-    for fold in range(min(FOLDS, count)):
-        out = fold_of == fold
-        posterior = _adapt(algorithm, meta, Batch(batch.x[~out], batch.y[~out], batch.mask[~out]), key)
-        with torch.no_grad():
-            scores[out] = _score(algorithm.predict(posterior, batch.x[out], random.fold(key, "predict")))
-    return threshold_for_share(scores, share)
-
-
-def _score(prediction: Prediction) -> Tensor:
-    """What the threshold is compared with: total uncertainty, ``(n,)``."""
-    return prediction.total if isinstance(prediction, ClassPrediction) else prediction.total.mean(-1)
-
-
-def _present(schema: Schema, prediction: Prediction, threshold: float) -> PersonalPrediction:
-    refused = refer(_score(prediction), threshold).numpy()
-    if isinstance(prediction, ClassPrediction):
-        label = schema.decode_targets(prediction.probs.argmax(-1).numpy())
-        probs, total, aleatoric, epistemic = (part.numpy() for part in prediction)
-        return PersonalPrediction(label, probs, schema.classes, total, aleatoric, epistemic, None, refused, threshold)
-    unit = np.asarray(schema.target_scale)
-    mean = schema.decode_targets(prediction.mean.numpy())
-    half = student_t_half_width(prediction.scale, prediction.dof, 0.9).numpy() * unit
-    total, aleatoric, epistemic = (part.numpy() * unit**2 for part in (prediction.total, prediction.aleatoric, prediction.epistemic))
-    interval = np.stack([mean - half, mean + half], -1)
-    return PersonalPrediction(mean, None, schema.targets, total, aleatoric, epistemic, interval, refused, threshold)
+def _own_cases(source: PersonalStrategy, batch: Batch, seed: int) -> Cases:
+    return cross_fit(source.algorithm, source.received, batch, random.key(seed))
