@@ -5,7 +5,7 @@ through three streams, five labelled cases at a time: nothing changes; another h
 case is predicted before its label is used. Prints the table of ``docs/continual.md``: accuracy and NLL on the cases after the change, how often and
 how late the alarm rings, and false alarms before it. Figures are means over clients (delays: medians), mean ± sd over the seeds.
 
-Constants of the method were chosen with ``--clients validation`` on seeds 10, 11, 12."""
+What was chosen by figures was chosen with ``--clients validation`` on seeds 10, 11, 12."""
 
 from __future__ import annotations
 
