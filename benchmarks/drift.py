@@ -165,7 +165,7 @@ def picture(found: list[dict[tuple[str, str], list[Trace]]], kind: str) -> str:
     plot = Plot(f"Accuracy around the change: {kind}", f"cases since: {kind}", "accuracy", (-BEFORE, AFTER), (0.3, 1.0), y_label=percent)
     style = (resources.files("metabayfl.report") / "style.css").read_text(encoding="utf-8")
     head, body = line_chart(lines, plot, 720).split(">", 1)
-    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{style}</style><rect width="100%" height="100%" fill="var(--paper)"/>{body}'
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{style} svg {{ font-family: system-ui, sans-serif; }}</style><rect width="100%" height="100%" fill="var(--paper)"/>{body}'
 
 
 def main() -> None:
