@@ -93,10 +93,10 @@ def streams(clients: Clients, seed: int, most: int) -> Iterator[tuple[str, Batch
 
 def live(source: PersonalStrategy, stream: Batch, way: str) -> Trace:
     """Predict, learn the labels, update as the way says, and so on."""
-    algorithm, key, grid = source.algorithm, random.key(0), continual.RETENTIONS
-    update = algorithm.update if way in ("update", "restart on alarm") else lambda posterior, new: algorithm.forget(posterior, new, grid)  # type: ignore[misc]
-    meta, trace, change, begun = algorithm.down.round_trip(source.strategy.meta, None), Trace([], [], []), begin(), SUPPORT
-    posterior = algorithm.adapt(meta, cut(stream, 0, SUPPORT), key)
+    algorithm, received, key = source.algorithm, source.received, random.key(0)
+    forgetting: continual.Forgetting = "evidence" if way.startswith("forget") else None
+    trace, change, begun = Trace([], [], []), begin(), SUPPORT
+    posterior = continual.adapt(algorithm, received, cut(stream, 0, SUPPORT), key)
     for start in range(SUPPORT, len(stream.y), BLOCK):
         new, ready = cut(stream, start, start + BLOCK), prepare(algorithm, posterior, key)
         prediction = ready.answer(ready.constants, new.x)
@@ -105,12 +105,12 @@ def live(source: PersonalStrategy, stream: Batch, way: str) -> Trace:
         if way == "no update":
             continue
         rang, change = rings(change), continual.watch(change, ready, source.baseline, new)
-        posterior = update(posterior, new)  # type: ignore[misc]
+        posterior, _ = continual.grow(algorithm, received, posterior, cut(stream, 0, start + BLOCK), BLOCK, forgetting, key)
         if rings(change) and not rang:
             trace.alarms.append(start + BLOCK - SUPPORT)
         if rings(change) and way.endswith(("restart", "on alarm")):
             kept = cut(stream, begun + change.start, start + BLOCK)
-            posterior, change, begun = algorithm.adapt(meta, kept, key), begin(), start + BLOCK
+            posterior, change, begun = continual.adapt(algorithm, received, kept, key), begin(), start + BLOCK
     return trace
 
 
@@ -163,9 +163,10 @@ def picture(found: list[dict[tuple[str, str], list[Trace]]], kind: str) -> str:
         points = tuple((BLOCK * (at + 0.5) - BEFORE, float(value)) for at, value in enumerate(right))
         lines.append(Line(Series(way, f"s{place}"), points))
     plot = Plot(f"Accuracy around the change: {kind}", f"cases since: {kind}", "accuracy", (-BEFORE, AFTER), (0.3, 1.0), y_label=percent)
-    style = (resources.files("metabayfl.report") / "style.css").read_text(encoding="utf-8")
+    style = (resources.files("metabayfl.report") / "style.css").read_text(encoding="utf-8") + " svg { font-family: system-ui, sans-serif; }"
+    paper = '<rect width="100%" height="100%" fill="var(--paper)"/>'
     head, body = line_chart(lines, plot, 720).split(">", 1)
-    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{style} svg {{ font-family: system-ui, sans-serif; }}</style><rect width="100%" height="100%" fill="var(--paper)"/>{body}'
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{style}</style>{paper}{body}'
 
 
 def main() -> None:
