@@ -102,7 +102,7 @@ def _labelled_before(service: Service, case: cases.Case, truth: Any) -> dict[str
 
 def state(client: Client) -> dict[str, Any]:
     """A client's posterior in JSON."""
-    times = {"made": answers.when(client.made), "updated": answers.when(client.updated)}
+    times = {"made": answers.when(client.made), "updated": answers.when(client.updated), "drift": client.drift and answers.when(client.drift)}
     return {**client._asdict(), **times}
 
 
@@ -156,7 +156,7 @@ async def _written(service: Service, asked: Asked, old: Client | None, change: C
     at = now()
     new = Client(
         asked.client, clients.digest(change.data), 1 if old is None else old.version + 1, len(change.model.support.mask),
-        answers.finite(change.model.threshold), at if old is None else old.made, at,
+        answers.finite(change.model.threshold), at if old is None else old.made, at, _drift(old, change, at),
     )  # fmt: skip
     answer = {**state(new), "applied": True, **_moved(change)}
     judged = change.before and answers.feedback(asked.client, new.version - 1, at, given.y, service.source.schema, change.before)
@@ -174,6 +174,13 @@ async def _written(service: Service, asked: Asked, old: Client | None, change: C
     service.ready.put(asked.client, Held(new.version, change.model))
     _metered(service, asked.kind, len(given.rows), change)
     return answer
+
+
+def _drift(old: Client | None, change: Change, at: float) -> float | None:
+    """Since when the change detector rings."""
+    if not change.model.alarm:
+        return None
+    return at if old is None or old.drift is None else old.drift
 
 
 def _moved(change: Change) -> dict[str, Any]:
