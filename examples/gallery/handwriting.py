@@ -70,7 +70,7 @@ def draw(found: dict, digits: list[Digit], options: Options) -> None:
     axes = Axes("Each new writer", "accuracy of the common model", "accuracy of the writer's own model", (low, 1.0), (low, 1.0), percent, percent)
     left, drawn = panel(Frame(54, 70, 334, 350), axes, 4)
     diagonal = line(left.at(low, low), left.at(1, 1), "ideal")
-    better = text(60, 90, "above the line: personalising helped", "note")
+    better = text(330, 340, "above the line: personalising helped", "note", "end")
     asked = sorted(digits, key=lambda digit: -digit.total)[:20]
     tiles = [tile(digit, 400 + 88 * (at % 5), 66 + 76 * (at // 5)) for at, digit in enumerate(asked)]
     heading = text(400, 36, "The twenty digits of which the models are least sure", "head")
