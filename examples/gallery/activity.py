@@ -21,6 +21,7 @@ from metabayfl.report.svg import Markup, group
 
 SEEDS, SIZES = (0, 1, 2), (1, 2, 5, 10, 20)
 METHODS = {"meta_bayfl": "strategy + own moments", "fedavg": "common model", "local": "own moments alone"}
+HEIGHTS = {"accuracy": "right", "nll": "NLL, nats; off the top: 2 or more", "auroc_unseen": "AUROC of the doubt, chance is 50 %"}
 SHOWN = {"accuracy": ("right, %", 100, 1), "nll": ("NLL, nats", 1, 2), "auroc_unseen": ("never shown, AUROC %", 100, 1)}
 
 
@@ -46,12 +47,10 @@ def chart(place: int, key: str, heading: str, found: dict[str, dict[int, list[di
     """One figure against the number of labelled moments, the mean over seeds."""
     sizes, last = list(found["local"]), len(found["local"]) - 1
     means = {name: [statistics.fmean(one[key] for one in seeds) for seeds in by_size.values()] for name, by_size in found.items()}
-    high = 1.0 if key == "accuracy" else 2.0
-    written = percent if key == "accuracy" else short
-    heights = SHOWN[key][0].split(",")[0]
-    axes = Axes(heading, "labelled moments of the new person", heights, (0, last), (0, high), lambda at: str(sizes[int(at)]), written)
-    left = 54 + 380 * place
-    own, drawn = panel(Frame(left, 70, left + 310, 310), axes, last)
+    high, written = (2.0, short) if key == "nll" else (1.0, percent)
+    axes = Axes(heading, "labelled moments of the new person", HEIGHTS[key], (0, last), (0, high), lambda at: str(sizes[int(at)]), written)
+    left = 54 + 290 * place
+    own, drawn = panel(Frame(left, 70, left + 226, 310), axes, last)
     lines = [trace(own, range(len(sizes)), values, f"s{at}") for at, values in enumerate(means.values())]
     return group(drawn, *lines, *(dots(own, range(len(sizes)), values, f"fill ring s{at}", 4) for at, values in enumerate(means.values())))
 
@@ -64,9 +63,10 @@ def main(options: Options) -> None:
     for key, (words, factor, digits) in SHOWN.items():
         rows = [(METHODS[n], *(spread([factor * one[key] for one in seeds], digits) for seeds in sizes.values())) for n, sizes in found.items()]
         table(f"8 new people a seed: {words}, by labelled moments", ("", *map(str, found["local"])), rows)
-    names = [named((54 + 210 * at, 376), METHODS[name], f"s{at}") for at, name in enumerate(METHODS)]
-    charts = [chart(0, "accuracy", "How often it is right", found), chart(1, "nll", "How much the truth surprises it", found)]
-    save(options.out / "activity.svg", 880, 400, "Accuracy and negative log likelihood by number of labelled moments", *charts, *names)
+    names = [named((54 + 290 * at, 376), METHODS[name], f"s{at}") for at, name in enumerate(METHODS)]
+    headings = {"accuracy": "How often it is right", "nll": "How much the truth surprises it", "auroc_unseen": "Does it doubt what was never shown?"}
+    charts = [chart(at, key, heading, found) for at, (key, heading) in enumerate(headings.items())]
+    save(options.out / "activity.svg", 900, 400, "Accuracy, negative log likelihood and doubt by number of labelled moments", *charts, *names)
 
 
 if __name__ == "__main__":

@@ -62,10 +62,8 @@ def tile(digit: Digit, left: float, top: float) -> Markup:
     return group(image, *frame, text(left + 26, top + 68, words, "note", "middle"))
 
 
-def draw(found: dict, digits: list[Digit], options: Options) -> None:
+def draw(common: np.ndarray, own: np.ndarray, digits: list[Digit], options: Options) -> None:
     """Left: each writer's accuracy with both models. Right: the digits with the highest uncertainty."""
-    pairs = [tuple(one["clients"]["accuracy"]) for name in ("fedavg", "meta_bayfl") for one in found[name]["kept"]]
-    common, own = (np.concatenate(part) for part in (pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]))
     low = float(min(common.min(), own.min())) - 0.02
     axes = Axes("Each new writer", "accuracy of the common model", "accuracy of the writer's own model", (low, 1.0), (low, 1.0), percent, percent)
     left, drawn = panel(Frame(54, 70, 334, 350), axes, 4)
@@ -92,12 +90,14 @@ def main(options: Options) -> None:
     shown = (("accuracy", 100), ("accuracy_worst_decile", 100), ("nll", 1, 3), ("ece", 100), ("bytes_up", 1, 0))
     rows = [(METHODS[name], *(figure(found[name], *how) for how in shown)) for name in METHODS]
     table("40 new writers", ("", "accuracy %", "worst tenth %", "NLL", "ECE %", "bytes up a round"), rows)
+    common, own = (np.concatenate([one["clients"]["accuracy"] for one in found[name]["kept"]]) for name in METHODS)
+    print(f"\nread better by their own model: {(own > common).sum()} writers, worse: {(own < common).sum()}, as well: {(own == common).sum()}")
     digits = read_digits(config, options)
     right, kept = np.array([one.true == one.said for one in digits]), ~np.array([one.referred for one in digits])
     print(f"\nheld-out writers of seed 0: {len(digits):,} digits, {100 * right.mean():.1f} % read rightly")
     print(f"  referred to the writer   {(~kept).sum():,} digits, {100 * (~kept).mean():.1f} %")
     print(f"  the others               {100 * right[kept].mean():.1f} % read rightly")
-    draw(found, digits, options)
+    draw(common, own, digits, options)
 
 
 if __name__ == "__main__":
