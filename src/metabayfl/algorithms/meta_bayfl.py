@@ -128,8 +128,8 @@ def meta_bayfl(
         return answer(prepare(posterior, key).constants, x)
 
     client, codecs = gradient_client(objective), (_codec(down), _codec(up))
-    exactly = partial(update, model, head)
-    return Algorithm("meta_bayfl", model, init, begin, client, step, adapt, predict, objective, *codecs, update=exactly, prepare=prepare)
+    exactly = {"update": partial(update, model, head), "subset": partial(subset, head)}
+    return Algorithm("meta_bayfl", model, init, begin, client, step, adapt, predict, objective, *codecs, prepare=prepare, **exactly)
 
 
 def update(model: Model, head: Head, posterior: Tree, batch: Batch) -> Tree:
@@ -149,6 +149,19 @@ def update(model: Model, head: Head, posterior: Tree, batch: Batch) -> Tree:
     statistics = tree.add(posterior["statistics"], head.statistics(new))
     weighed = _weighed(head, posterior["prior"], statistics, memory, posterior["evidence"])
     return {**posterior, "memory": memory, "statistics": statistics, "evidence": weighed}
+
+
+def subset(head: Head, posterior: Tree, mask: Tensor) -> Tree:
+    """The posterior of some of its samples alone, exactly as if it had been fitted on them: features are not computed anew.
+
+    Args:
+        head: the algorithm's head.
+        posterior: from ``adapt`` or :func:`update`, on ``N`` samples.
+        mask: ``(N,)``, 1 for a sample that stays; of padding it says 0.
+    """
+    memory = remember(posterior["memory"]["features"], posterior["memory"]["y"], mask)
+    points = {name: posterior["evidence"][name] for name in ("u", "v")}
+    return _posterior(head, posterior["body"], posterior["prior"], memory, points)
 
 
 def _posterior(head: Head, body: Tree, prior: Tree, memory: Tree, points: Tree) -> Tree:

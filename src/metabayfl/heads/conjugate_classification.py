@@ -218,8 +218,9 @@ def _log_density(posterior: Tree, features: Tensor) -> Tensor:
 
 
 def _observed(log_probs: Tensor, memory: Tree) -> Tensor:
-    picked = torch.gather(log_probs, -1, memory["y"].unsqueeze(-1)).squeeze(-1)
-    return torch.where(memory["mask"] > 0, picked, torch.zeros_like(picked))
+    """Picked by a mask, since ``torch.gather`` under ``vmap`` cannot be traced for any number of rows."""
+    seen = _hot(memory, log_probs.shape[-1]) > 0
+    return torch.where(seen, log_probs, torch.zeros_like(log_probs)).sum(-1)
 
 
 def _observed_leave_one_out(prior: Tree, statistics: Tree, memory: Tree) -> Tensor:
