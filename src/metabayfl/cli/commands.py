@@ -13,7 +13,7 @@ from rich.console import Console
 from metabayfl import config as configs
 from metabayfl import personal, study, trials
 from metabayfl.attacks import ATTACKS, AttackOptions
-from metabayfl.cli import display, federate, forecast, tables
+from metabayfl.cli import display, exporting, federate, forecast, tables
 from metabayfl.engine.allocator import keep_freed_memory
 from metabayfl.errors import ConfigError
 from metabayfl.report import write_report
@@ -21,6 +21,8 @@ from metabayfl.report import write_report
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Personalised probabilistic federated learning.")
 
 app.add_typer(federate.app, name="federate")
+app.command()(exporting.export)
+app.command()(exporting.bench)
 
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="A TOML file, or the name of a ready config such as digits.")]
 Out = Annotated[Path, typer.Option("--out", help="Directory for everything that is written.")]

@@ -51,12 +51,12 @@ def agreement(
     classes: Sequence[str] = (),
 ) -> Agreement:
     """Run the file ``data`` and ``function`` on the same rows."""
-    found = session(data).run([item.name for item in outputs], dict(raw))
+    found = [np.asarray(value) for value in session(data).run([item.name for item in outputs], dict(raw))]
     with torch.no_grad():
         expected = [value.numpy() for value in function(*codes(inputs, raw))]
     worst, where, changed, rows = 0.0, outputs[0].name, np.zeros(1, bool), 0
     for item, ours, theirs in zip(outputs, found, expected, strict=True):
-        if item.kind == "number":
+        if item.kind in ("number", "posterior"):
             off = _deviation(item, ours, theirs)
             worst, where = max((worst, where), (off, item.name))
         else:
@@ -65,8 +65,9 @@ def agreement(
 
 
 def _deviation(item: Output, ours: Array, theirs: Array) -> float:
-    unit = np.reshape(item.unit, item.shape if len(item.unit) > 1 else ())
-    same = np.isnan(ours) & np.isnan(theirs)
+    largest = np.abs(theirs).max(initial=1.0, where=np.isfinite(theirs))
+    unit = largest if item.kind == "posterior" else np.reshape(item.unit, item.shape if len(item.unit) > 1 else ())
+    same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
     off = np.where(same, 0.0, np.abs(ours.astype(np.float64) - theirs) / unit)
     return float(np.nan_to_num(off, nan=np.inf).max(initial=0.0))
 

@@ -47,7 +47,17 @@ def traced(function: Callable[..., tuple[Tensor, ...]], examples: Sequence[Tenso
     rows = torch.export.Dim("rows", min=1)
     dynamic = tuple({0: rows} if any_number else {} for any_number in batched)
     with _named(what):
-        return Traced(folded(unfolded(function, tuple(examples), dynamic)), tuple(examples), dynamic)
+        return Traced(folded(unfolded(function, tuple(examples))), tuple(examples), dynamic)
+
+
+def keeping(graph: Traced, places: Sequence[int]) -> Traced:
+    """``graph``, in place, with the outputs at these places alone."""
+    (out,) = (node for node in graph.module.graph.nodes if node.op == "output")
+    out.args = (tuple(graph.outputs[at] for at in places),)
+    graph.module.graph.set_codegen(torch.fx.graph.CodeGen())
+    graph.module.graph.eliminate_dead_code()
+    graph.module.recompile()
+    return graph
 
 
 def converted(graph: Traced, what: str) -> Any:
@@ -81,8 +91,13 @@ def _named(what: str) -> Iterator[None]:
         with _quiet():
             yield
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"{what} cannot be written as ONNX ({type(error).__name__}: {reason}): predict with Python, or use another model") from error
+        cause = _first(error)
+        reason = " ".join(str(cause).split())[:300]
+        raise ModelError(f"{what} cannot be written as ONNX ({type(cause).__name__}: {reason}): predict with Python, or use another model") from error
+
+
+def _first(error: BaseException) -> BaseException:
+    return error if error.__cause__ is None else _first(error.__cause__)
 
 
 @contextlib.contextmanager

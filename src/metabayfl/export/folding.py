@@ -6,11 +6,14 @@ stands there once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import functionalize
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
 
@@ -64,21 +67,13 @@ def _merge(graph: Graph) -> None:
             graph.erase_node(node)
 
 
-def unfolded(function: Any, examples: tuple[Tensor, ...], dynamic: tuple[dict[int, Any], ...]) -> GraphModule:
-    """A pure function as a graph of PyTorch's basic operations, without in-place steps and without ``vmap``.
+def unfolded(function: Callable[..., tuple[Tensor, ...]], examples: tuple[Tensor, ...]) -> GraphModule:
+    """A pure function as a graph of PyTorch's basic operations, without in-place steps and without ``vmap``, for inputs of any length.
 
     Args:
         function: of tensors, giving a tuple of tensors; what it closes over becomes constants.
-        examples: inputs to trace with.
-        dynamic: for each input, its axes of any length by position.
+        examples: inputs to trace with, of two rows or more.
     """
-
-    class Traced(torch.nn.Module):
-        def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-            out: tuple[Tensor, ...] = function(*inputs)
-            return out
-
     with torch.no_grad():
-        program = torch.export.export(Traced(), examples, dynamic_shapes=(dynamic,), strict=False)
-        plain: GraphModule = program.run_decompositions({}).module(check_guards=False)
-    return plain
+        graph: GraphModule = make_fx(functionalize(function), tracing_mode="symbolic", _allow_non_fake_inputs=True)(*examples)
+    return graph

@@ -47,7 +47,9 @@ def raw_shape(schema: Schema) -> tuple[int, ...]:
 
 
 def blank(given: Input, rows: int) -> Tensor:
-    """Zeros in the type that the traced graph takes: codes for categories, float64 for columns, float32 for arrays."""
+    """Zeros in the type that the traced graph takes: codes for categories, float64 for columns, float32 for arrays, its own for a posterior's part."""
+    if given.kind == "posterior":
+        return torch.zeros(given.shape, dtype=getattr(torch, given.type))
     kinds = {"number": torch.float64, "category": torch.int64, "array": torch.float32}
     return torch.zeros(rows, *given.shape, dtype=kinds[given.kind])
 

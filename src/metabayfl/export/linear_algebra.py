@@ -70,9 +70,14 @@ def _solve_triangular(lower: Any, right: Any, upper: bool, left: bool = True, un
     return _forward(lower, right)
 
 
+def _sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
+    return op.TopK(values, op.Shape(values, start=-1), axis=-1, largest=int(descending))  # of equal values the one of lower index comes first
+
+
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.linalg_cholesky_ex.default: _cholesky_ex,
     torch.ops.aten.cholesky_solve.default: _cholesky_solve,
     torch.ops.aten.linalg_solve_triangular.default: _solve_triangular,
+    torch.ops.aten.sort.stable: _sort,
 }
-"""For ``torch.onnx.export``; lower factors from the left alone, which is all that the heads use."""
+"""For ``torch.onnx.export``; lower factors from the left and the last axis alone, which is all that is used."""

@@ -22,7 +22,7 @@ class Output(NamedTuple):
     """One output of a graph as its user sees it."""
 
     name: str
-    kind: Literal["number", "flag", "class"]
+    kind: Literal["number", "flag", "class", "posterior"]
     shape: tuple[int, ...] = ()  # of one row
     unit: tuple[float, ...] = (1.0,)  # what a deviation is measured in: 1, or the targets' scale or its square
 
@@ -44,11 +44,13 @@ def outputs(schema: Schema) -> tuple[Output, ...]:
 
 def answers(schema: Schema, prediction: Prediction, threshold: Tensor | float, valid: Tensor) -> tuple[Tensor, ...]:
     """Label or mean, and all that stands beside it; a row that is not ``valid`` is referred."""
-    if isinstance(prediction, ClassPrediction):
-        doubtful = refer(prediction.total, threshold) | ~valid
-        return (prediction.probs.argmax(-1), *prediction, doubtful, valid)
-    doubtful = refer(prediction.total.mean(-1), threshold) | ~valid
-    return (*_in_units(schema, prediction), doubtful, valid)
+    said = (prediction.probs.argmax(-1), *prediction) if isinstance(prediction, ClassPrediction) else _in_units(schema, prediction)
+    return (*said, refer(score(prediction), threshold) | ~valid, valid)
+
+
+def score(prediction: Prediction) -> Tensor:
+    """What the threshold of referral is compared with: total uncertainty ``(N,)``, the mean over targets in regression."""
+    return prediction.total if isinstance(prediction, ClassPrediction) else prediction.total.mean(-1)
 
 
 def _in_units(schema: Schema, prediction: RegressionPrediction) -> tuple[Tensor, ...]:

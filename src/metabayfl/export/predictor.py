@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import onnx
 from torch import Tensor
 
-from metabayfl import storage
 from metabayfl.data.schema import Schema
-from metabayfl.errors import ModelError
-from metabayfl.export import compact, inputs, on_device, outputs
-from metabayfl.export.assembly import assembled
-from metabayfl.export.checking import Agreement, agreement, require
-from metabayfl.export.converting import converted, traced
-from metabayfl.export.describing import described, number
-from metabayfl.export.inputs import Input
-from metabayfl.export.outputs import Output
+from metabayfl.export import inputs, on_device, outputs
+from metabayfl.export.building import Exported, Plan, build, graph_of, write
+from metabayfl.export.describing import number
 from metabayfl.personal import PersonalModel
-from metabayfl.types import Prediction, Prepared
+from metabayfl.types import Prepared
 
 CHECKED = 64
 """Made-up rows that a file is run on before it is written."""
-
-
-class Exported(NamedTuple):
-    """A file that was written."""
-
-    path: Path
-    size: int  # bytes
-    agreement: Agreement
 
 
 def export_predictor(model: PersonalModel, path: str | Path, *, int8: bool = False) -> Exported:
@@ -40,7 +24,7 @@ def export_predictor(model: PersonalModel, path: str | Path, *, int8: bool = Fal
     Args:
         model: of any algorithm.
         path: the file.
-        int8: large weights as int8 with a scale for each channel; then the deviation is reported instead of refused.
+        int8: large weights as int8 with a scale for each channel; then the deviation is told instead of refused.
 
     Returns:
         the file's size, and how far its answers are from torch's.
@@ -50,32 +34,17 @@ def export_predictor(model: PersonalModel, path: str | Path, *, int8: bool = Fal
         StorageError: if the file could not be written whole.
     """
     schema, prepared = model.schema, model.prepared
-    taken, given = inputs.features(schema), outputs.outputs(schema)
 
     def function(*raw: Tensor) -> tuple[Tensor, ...]:
         return answered(schema, prepared, raw, model.threshold)
 
-    what = f"the personal model of {model.source.algorithm.name!r}"
-    graph = traced(function, [inputs.blank(item, 3) for item in taken], [True] * len(taken), what)
-    about = described(model.source, "predictor", taken, given, threshold=number(model.threshold), refer_share=model.refer_share, int8=int8)
-    built = finished(assembled(converted(graph, what), taken, given, about, schema.classes), int8=int8)
-    raw = on_device.examples(about["inputs"], CHECKED)
-    found = agreement(built, function, taken, given, raw, schema.classes)
-    if not int8:
-        require(found, what)
-    storage.write_bytes(path, built)
-    return Exported(Path(path), len(built), found)
+    more = {"threshold": number(model.threshold), "refer_share": model.refer_share, "int8": int8}
+    plan = Plan(model.source, "predictor", function, inputs.features(schema), outputs.outputs(schema), more)
+    raw = on_device.examples(plan.about["inputs"], CHECKED)
+    return write(path, build(plan, graph_of(plan), raw, int8=int8))
 
 
 def answered(schema: Schema, prepared: Prepared, raw: Sequence[Tensor], threshold: Tensor | float) -> tuple[Tensor, ...]:
     """From raw inputs to the outputs of :func:`metabayfl.export.outputs.answers`."""
     x, valid = inputs.encode(schema, tuple(raw))
-    prediction: Prediction = prepared.answer(prepared.constants, x)
-    return outputs.answers(schema, prediction, threshold, valid)
-
-
-def finished(model: Any, *, int8: bool) -> bytes:
-    """The bytes of a file."""
-    small = compact.repeats_once(model)
-    data: bytes = (compact.int8(small) if int8 else small).SerializeToString()
-    return data
+    return outputs.answers(schema, prepared.answer(prepared.constants, x), threshold, valid)

@@ -124,7 +124,7 @@ def leave_one_out(prior: Tree, statistics: Tree, memory: Tree) -> Tensor:
     hot = _hot(memory, len(prior["log_a"]))
     others = torch.clamp(statistics["count"] - hot, min=0.0)  # exact, before a small kappa or a is added
     strength = kappa(prior)
-    total = strength[labels] + torch.gather(others, -1, labels.unsqueeze(-1))
+    total = strength[labels] + (others * hot).sum(-1, keepdim=True)
     mean = ((strength * prior["mu0"])[labels] + (statistics["sum"][labels] - features)) / total
     own = _log_normal(features, mean, total, whole["t"]).sum(-1, keepdim=True)
     density = torch.where(hot > 0, own, _log_density(whole, features))
