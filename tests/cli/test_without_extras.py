@@ -1,4 +1,4 @@
-"""The command line without Flower, cryptography and dp-accounting, as after a plain install: everything else works, and what needs them says so."""
+"""The command line without Flower, cryptography, dp-accounting and ONNX, as after a plain install: the rest works, and what needs them says so."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SCRIPT = """
 import importlib.util, sys
 from importlib.abc import MetaPathFinder
 
-EXTRAS = {"flwr", "cryptography", "dp_accounting"}
+EXTRAS = {"flwr", "cryptography", "dp_accounting", "onnx", "onnxscript", "onnxruntime"}
 
 class Missing(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -23,7 +23,8 @@ importlib.util.find_spec = lambda name, package=None: None if name in EXTRAS els
 
 from metabayfl import cli
 
-for words in (["evaluate", "--help"], ["federate", "status", "nowhere"], ["federate", "init", "nowhere", "--sites", "a,b"]):
+federating = (["federate", "status", "nowhere"], ["federate", "init", "nowhere", "--sites", "a,b"])
+for words in (["evaluate", "--help"], *federating, ["export", "--posterior", "nowhere"], ["bench", "--onnx", "nowhere"]):
     print(words[0], cli.main(words))
 assert not EXTRAS & set(sys.modules)
 """
@@ -35,4 +36,7 @@ def test_a_plain_install_has_every_command_and_names_the_extra_that_is_missing()
     assert "evaluate 0" in done.stdout
     assert done.stdout.count("federate 2") == 2
     assert done.stderr.count("pip install 'metabayfl[flower]'") == 2
+    assert "export 2" in done.stdout
+    assert "bench 2" in done.stdout
+    assert done.stderr.count("pip install 'metabayfl[export]'") == 2
     assert "Traceback" not in done.stderr

@@ -128,8 +128,8 @@ def meta_bayfl(
         return answer(prepare(posterior, key).constants, x)
 
     client, codecs = gradient_client(objective), (_codec(down), _codec(up))
-    exactly = {"update": partial(update, model, head), "subset": partial(subset, head)}
-    return Algorithm("meta_bayfl", model, init, begin, client, step, adapt, predict, objective, *codecs, prepare=prepare, **exactly)
+    more, fewer = partial(update, model, head), partial(subset, head)
+    return Algorithm("meta_bayfl", model, init, begin, client, step, adapt, predict, objective, *codecs, update=more, prepare=prepare, subset=fewer)
 
 
 def update(model: Model, head: Head, posterior: Tree, batch: Batch) -> Tree:

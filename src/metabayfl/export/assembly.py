@@ -1,4 +1,4 @@
-"""From a converted graph to the file that a device reads: its users' names for inputs and outputs, texts for categories, nothing that is not needed."""
+"""From a converted graph to the file that a device reads: its user's names for inputs and outputs, texts for categories, nothing more than needed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def assembled(model: Any, inputs: Sequence[Input], outputs: Sequence[Output], ab
     Raises:
         ModelError: if two inputs or outputs have one name.
     """
-    names = [item.name for item in (*inputs, *outputs)]
+    names = [*(item.name for item in inputs), *(item.name for item in outputs)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ModelError(f"several inputs or outputs would be called {', '.join(twice)}: rename these columns in the data and train again")
@@ -68,7 +68,11 @@ def _bare(model: Any) -> None:
     del model.metadata_props[:]
     for graph in (model.graph, *model.functions):
         del graph.value_info[:], graph.metadata_props[:]
-        for part in (*graph.node, *getattr(graph, "initializer", ()), *(value for value in (*graph.input, *graph.output) if not isinstance(value, str))):
+        for part in (
+            *graph.node,
+            *getattr(graph, "initializer", ()),
+            *(value for value in (*graph.input, *graph.output) if not isinstance(value, str)),
+        ):
             del part.metadata_props[:]
             part.doc_string = ""
 

@@ -18,6 +18,9 @@ from metabayfl.export.inputs import Input
 from metabayfl.export.outputs import Output
 from metabayfl.personal import PersonalStrategy
 
+TRACED = 1009
+"""Rows of the inputs that a function is traced on: a number that no other axis has, or the tracer would take the two for the same axis."""
+
 
 class Plan(NamedTuple):
     """What a file is to compute, and how its user sees it."""
@@ -56,12 +59,12 @@ class Exported(NamedTuple):
 
 
 def graph_of(plan: Plan) -> Traced:
-    """The plan's function, traced on three rows.
+    """The plan's function, traced.
 
     Raises:
         ModelError: if it cannot be followed.
     """
-    return traced(plan.function, [inputs.blank(item, 3) for item in plan.taken], [item.kind != "posterior" for item in plan.taken], plan.what)
+    return traced(plan.function, [inputs.blank(item, TRACED) for item in plan.taken], [item.kind != "posterior" for item in plan.taken], plan.what)
 
 
 def build(plan: Plan, graph: Traced, raw: Mapping[str, Array], *, int8: bool) -> Built:

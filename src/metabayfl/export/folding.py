@@ -18,12 +18,15 @@ from torch.fx.node import map_arg
 
 
 def folded(module: GraphModule) -> GraphModule:
-    """``module`` in place, with constants computed and equal steps merged; it has no step that changes a tensor in place."""
+    """``module``, in place, with constants computed and equal steps merged."""
     known = _constants(module)
     for count, (node, value) in enumerate(_frontier(known)):
         module.register_buffer(f"constant_{count}", value.detach().clone().contiguous())
         with module.graph.inserting_before(node):
             node.replace_all_uses_with(module.graph.get_attr(f"constant_{count}"))
+    for node in reversed(known):  # by hand: steps that changed a constant in place count as having an effect
+        if not node.users:
+            module.graph.erase_node(node)
     _merge(module.graph)
     module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()

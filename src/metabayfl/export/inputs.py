@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from metabayfl.data.features import Feature, columns
+from metabayfl.data.features import columns
 from metabayfl.data.schema import SCALE_LIMIT, Schema
 
 
@@ -47,7 +47,7 @@ def raw_shape(schema: Schema) -> tuple[int, ...]:
 
 
 def blank(given: Input, rows: int) -> Tensor:
-    """Zeros in the type that the traced graph takes: codes for categories, float64 for columns, float32 for arrays, its own for a posterior's part."""
+    """Zeros in the type that a traced graph takes: codes for categories, float64 for columns, float32 for arrays, a posterior's part as it is."""
     if given.kind == "posterior":
         return torch.zeros(given.shape, dtype=getattr(torch, given.type))
     kinds = {"number": torch.float64, "category": torch.int64, "array": torch.float32}
@@ -58,9 +58,11 @@ def encode(schema: Schema, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """``(encoded (N, *input_shape) float32, valid (N,) bool)`` of inputs in the order of :func:`features`, categories as codes."""
     if schema.form == "array":
         return _array(schema, raw[0])
-    parts = [(_numeric if item.kind == "numeric" else _categorical)(item, values) for item, values in zip(schema.features, raw, strict=True)]
-    valid = torch.stack([fits for _, fits in parts]).all(0)
-    return torch.cat([block for block, _ in parts], -1).float(), valid
+    numbers = [values for item, values in zip(schema.features, raw, strict=True) if item.kind == "numeric"]
+    codes = [values for item, values in zip(schema.features, raw, strict=True) if item.kind == "categorical"]
+    blocks = [*([_numeric(schema, torch.stack(numbers, -1))] if numbers else []), *([_categorical(schema, torch.stack(codes, -1))] if codes else [])]
+    together = torch.cat([block for block, _ in blocks], -1)
+    return torch.index_select(together, -1, _order(schema)).float(), torch.stack([fits for _, fits in blocks]).all(0)
 
 
 def encode_targets(schema: Schema, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -74,23 +76,38 @@ def encode_targets(schema: Schema, raw: tuple[Tensor, ...]) -> tuple[Tensor, Ten
     return torch.where(finite.unsqueeze(-1), scaled, 0.0).float(), finite
 
 
-def _numeric(feature: Feature, given: Tensor) -> tuple[Tensor, Tensor]:
+def _numeric(schema: Schema, given: Tensor) -> tuple[Tensor, Tensor]:
+    """All numbers ``(N, F)`` scaled, then the marks for missing ones."""
+    own = [item for item in schema.features if item.kind == "numeric"]
+    fill, mean, scale = (torch.tensor([getattr(item, name) for item in own], dtype=torch.float64) for name in ("fill", "mean", "scale"))
     missing = torch.isnan(given)
-    filled = torch.where(missing, feature.fill, given)
-    scaled = (filled - feature.mean) / feature.scale if feature.scale else torch.zeros_like(filled)
-    valid = (scaled.abs() <= SCALE_LIMIT) & ~torch.isinf(given)
-    return torch.stack([scaled, missing.double()] if feature.indicator else [scaled], -1), valid
+    scaled = torch.where(scale != 0, (torch.where(missing, fill, given) - mean) / torch.where(scale != 0, scale, 1.0), 0.0)
+    valid = ((scaled.abs() <= SCALE_LIMIT) & ~torch.isinf(given)).all(-1)
+    marked = torch.tensor([at for at, item in enumerate(own) if item.indicator], dtype=torch.int64)
+    return torch.cat([scaled, torch.index_select(missing, -1, marked).double()], -1), valid
 
 
-def _categorical(feature: Feature, code: Tensor) -> tuple[Tensor, Tensor]:
-    hot = code.unsqueeze(-1) == torch.arange(len(columns(feature)))
-    return hot.double(), hot.any(-1)
+def _categorical(schema: Schema, code: Tensor) -> tuple[Tensor, Tensor]:
+    """One column for each category of each of the columns ``(N, F)``; a row without any of a column's is not valid."""
+    widths = [len(columns(item)) for item in schema.features if item.kind == "categorical"]
+    source, position = torch.tensor([(at, place) for at, width in enumerate(widths) for place in range(width)]).unbind(-1)
+    return (torch.index_select(code, -1, source) == position).double(), (code < torch.tensor(widths)).all(-1)
+
+
+def _order(schema: Schema) -> Tensor:
+    """Where the encoded columns, in the schema's order, stand in all numbers, then all marks, then all categories."""
+    places = [(item.kind, at) for item in schema.features for at in range(len(columns(item)))]
+    group = [2 if kind == "categorical" else at for kind, at in places]  # a number's second column is its mark
+    stands = sorted(range(len(group)), key=lambda at: group[at])
+    return torch.argsort(torch.tensor(stands))
 
 
 def _array(schema: Schema, given: Tensor) -> tuple[Tensor, Tensor]:
     raw = _channels_second(schema, given)
     flat = raw.flatten(1)
-    mean, scale = (torch.tensor(values, dtype=torch.float64).view(-1, *[1] * (raw.ndim - 2)) for values in (schema.channel_mean, schema.channel_scale))
+    mean, scale = (
+        torch.tensor(values, dtype=torch.float64).view(-1, *[1] * (raw.ndim - 2)) for values in (schema.channel_mean, schema.channel_scale)
+    )
     scaled = torch.where(scale > 0, (raw.double() - mean) / torch.where(scale > 0, scale, 1.0), 0.0)
     fits = _pixels(flat, *schema.pixel_range) if schema.pixel_range else (scaled.flatten(1).abs() <= SCALE_LIMIT).all(-1)
     return scaled.float(), fits & torch.isfinite(flat).all(-1)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 
 KEY = "metabayfl"
 SUPPORT = 20
@@ -59,7 +59,7 @@ def measured(file: str, threads: int) -> dict[str, float]:
     feed = examples(said["inputs"], SUPPORT if said["kind"] == "adapter" else 1)
     for _ in range(WARM):
         opened.run(None, feed)
-    times, ends = [], time.perf_counter() + SECONDS
+    times, ends = list[float](), time.perf_counter() + SECONDS
     while len(times) < RUNS and time.perf_counter() < ends:
         begun = time.perf_counter()
         opened.run(None, feed)

@@ -114,7 +114,7 @@ def posterior(prior: Tree, statistics: Tree) -> Tree:
 
 def predictive(posterior: Tree, features: Tensor) -> RegressionPrediction:
     """The marginal Student-t of every target at ``features`` ``(N, M)``, float64."""
-    design = _design(features, features.new_ones(len(features)))
+    design = _design(features, features.new_ones(features.shape[:1]))
     return _student(design @ posterior["mean"], leverage(posterior, design), posterior["scatter"].diagonal(), posterior["dof"])
 
 
@@ -156,7 +156,7 @@ def prepare(prior: Tree, statistics: Tree, evidence: Tree, key: Key) -> Tree:
 
 def answer(prepared: Tree, features: Tensor) -> RegressionPrediction:
     """The evidence mixture as one Student-t per target, in the type of ``features``."""
-    design = _design(features, features.new_ones(len(features)))
+    design = _design(features, features.new_ones(features.shape[:1]))
     points = prepared["points"]
     uncertainty = ((design @ points["root"].mT) ** 2).sum(-1, keepdim=True)  # phi' Lambda^-1 phi, (G, N, 1)
     scatter = points["scatter"].diagonal(dim1=-2, dim2=-1).unsqueeze(-2)
@@ -183,7 +183,7 @@ def _rooted(posterior: Tree) -> Tree:
 
 def _design(features: Tensor, mask: Tensor) -> Tensor:
     """Features and the constant, float64, zero in padded rows."""
-    return torch.cat([features, features.new_ones(len(features), 1)], -1).double() * mask.double().unsqueeze(-1)
+    return torch.cat([features, features.new_ones((features.shape[0], 1))], -1).double() * mask.double().unsqueeze(-1)
 
 
 def _student(mean: Tensor, leverage: Tensor, scatter: Tensor, dof: Tensor) -> RegressionPrediction:
