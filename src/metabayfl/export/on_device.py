@@ -68,8 +68,10 @@ def measured(file: str, threads: int) -> dict[str, float]:
 
 
 def _peak_mb() -> float:
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes elsewhere
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: getrusage would count what the process was before it became this one
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 if __name__ == "__main__":

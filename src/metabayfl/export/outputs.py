@@ -55,10 +55,10 @@ def score(prediction: Prediction) -> Tensor:
 
 def _in_units(schema: Schema, prediction: RegressionPrediction) -> tuple[Tensor, ...]:
     unit, shift = torch.tensor(schema.target_scale, dtype=torch.float64), torch.tensor(schema.target_mean, dtype=torch.float64)
-    mean = prediction.mean.double() * unit + shift
+    mean = prediction.mean.double() * unit + shift  # float64 to the end: a target may vary little about a large mean
     half = prediction.scale.double() * quantile(prediction.dof.double()) * unit
     parts = [part.double() * unit**2 for part in (prediction.total, prediction.aleatoric, prediction.epistemic)]
-    return tuple(value.float() for value in (mean, torch.stack([mean - half, mean + half], -1), *parts))
+    return (mean, torch.stack([mean - half, mean + half], -1), *parts)
 
 
 def quantile(dof: Tensor) -> Tensor:
