@@ -1,7 +1,7 @@
 """A study: every algorithm on every seed, trained, judged on held-out clients, and written down.
 
-``DIR`` holds ``summary.json``, ``metrics.jsonl``, ``figures.json``, ``strategy.safetensors``, ``report.html``, and under ``runs/`` a directory a run
-with its checkpoint, so that a study that was stopped goes on where it was.
+``DIR`` holds ``summary.json``, ``metrics.jsonl``, ``figures.json``, ``strategy.safetensors``, ``report.html``, ``model_card.md``, and under ``runs/``
+a directory a run with its checkpoint, so that a study that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy
 import torch
 
-from metabayfl import personal, random, storage, tree
+from metabayfl import personal, provenance, random, storage, tree
 from metabayfl.algorithms import ALGORITHMS
-from metabayfl.artifact import Strategy
+from metabayfl.artifact import Strategy, load_strategy
 from metabayfl.config import Config, builder_options, check_algorithm, model_options, train_options
 from metabayfl.data import build_federation
 from metabayfl.data.federation import Federation
@@ -29,11 +29,12 @@ from metabayfl.engine.memory import peak_memory_mb, reset_peak
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.rounds import RoundInfo, TrainState
 from metabayfl.errors import ConfigError, SchemaError
-from metabayfl.evaluation import evaluate, over_seeds, payload, summarise, timings
+from metabayfl.evaluation import calibrate, coverage, evaluate, over_seeds, payload, pooled, summarise, timings
 from metabayfl.models import build_model
+from metabayfl.privacy import ledger
 from metabayfl.privacy.forecast import Forecast, forecast
 from metabayfl.report import write_report
-from metabayfl.types import Algorithm
+from metabayfl.types import Algorithm, Tree
 
 
 class Trained(NamedTuple):
@@ -82,11 +83,13 @@ def compare(config: Config, algorithms: tuple[str, ...], seeds: tuple[int, ...],
         raise ConfigError("nothing to compare: name at least one algorithm and one seed")
     for name in algorithms:
         check_algorithm(name)
+    data = []
     for seed in seeds:
         federation = build_federation(config.data, seed)
+        data.append(provenance.data_facts(federation, seed))
         for name in algorithms:
             yield from train_and_score(prepare(config, name, seed, federation, out))
-    write_outputs(config, algorithms, seeds, out)
+    write_outputs(config, algorithms, seeds, data, out)
 
 
 def run_directory(name: str, seed: int, out: Path) -> Path:
@@ -162,11 +165,14 @@ def _score(run: Run, state: TrainState) -> dict[str, float | None]:
     """Judge the best strategy on the held-out clients; write the strategy and the figures."""
     key = random.fold(random.key(run.seed), "heldout")
     held = evaluate(run.algorithm, state.best, run.federation.heldout, run.federation.schema, key)
+    known = calibrate(run.algorithm, state.best, run.federation.validation, random.fold(random.key(run.seed), "calibration"))
+    covered = coverage(run.algorithm, state.best, run.federation.heldout, known, key)
     speed = timings(run.algorithm, state.best, run.federation.heldout, key)
     rows = job.read_metrics(run.directory / job.METRICS)
     down, up = message_bytes(run.algorithm, state)
     figures: dict[str, float | None] = {
         **summarise(held),
+        **pooled(covered),
         "bytes_up": up,
         "bytes_down": down,
         "adapt_ms": speed.adapt_ms,
@@ -175,8 +181,9 @@ def _score(run: Run, state: TrainState) -> dict[str, float | None]:
         "peak_memory_mb": peak_memory_mb(),
         "rounds": float(state.round),
     }
-    strategy(run, state).save(run.directory / "strategy.safetensors")
-    storage.write_json(run.directory / "figures.json", {"identity": identity(run), "figures": figures, "kept": payload(held)})
+    strategy(run, state, known).save(run.directory / "strategy.safetensors")
+    kept = {**payload(held), "promises": [client._asdict() for client in covered]}
+    storage.write_json(run.directory / "figures.json", {"identity": identity(run), "figures": figures, "kept": kept})
     return figures
 
 
@@ -188,8 +195,8 @@ def message_bytes(algorithm: Algorithm, state: TrainState) -> tuple[float, float
     return float(len(algorithm.down.encode(state.best, None))), float(len(algorithm.up.encode(state.best, key)))
 
 
-def strategy(run: Run, state: TrainState) -> Strategy:
-    """The artifact of a trained run; it holds nothing that changes between two equal runs."""
+def strategy(run: Run, state: TrainState, known: Tree) -> Strategy:
+    """The artifact of a trained run, with what the validation clients know; it holds nothing that changes between two equal runs."""
     return Strategy(
         spec=run.spec,
         meta=state.best,
@@ -203,12 +210,13 @@ def strategy(run: Run, state: TrainState) -> Strategy:
             "versions": versions(),
         },
         figures={"validation_loss": state.best_loss} if state.best_round and state.best_loss != float("inf") else {},
+        calibration=known,
         codec=run.algorithm.down.name,
     )
 
 
-def write_outputs(config: Config, algorithms: tuple[str, ...], seeds: tuple[int, ...], out: Path) -> None:
-    """Gather the runs of ``out`` into its summary, metrics, strategy and report."""
+def write_outputs(config: Config, algorithms: tuple[str, ...], seeds: tuple[int, ...], data: list[dict[str, Any]], out: Path) -> None:
+    """Gather the runs of ``out`` into its summary, metrics, strategy, report and model card; ``data`` says who took part at each seed."""
     kept: dict[str, list[dict[str, Any]]] = {name: [] for name in algorithms}
     rows: list[dict[str, object]] = []
     for name in algorithms:
@@ -216,19 +224,31 @@ def write_outputs(config: Config, algorithms: tuple[str, ...], seeds: tuple[int,
             directory = run_directory(name, seed, out)
             kept[name].append(storage.read_json(directory / "figures.json"))
             rows += [{"algorithm": name, "seed": seed, **row} for row in job.read_metrics(directory / job.METRICS)]
+    shipped = shipped_of(algorithms)
     summary = {
         "title": config.name,
+        "about": _about(config, shipped, seeds, data, out),
         "seeds": list(seeds),
         "versions": versions(),
         "algorithms": {name: over_seeds([one["figures"] for one in results]) for name, results in kept.items()},
     }
-    shipped = "meta_bayfl" if "meta_bayfl" in algorithms else algorithms[0]
     chosen = run_directory(shipped, seeds[0], out) / "strategy.safetensors"
     storage.write_bytes(out / "strategy.safetensors", storage.read_bytes(chosen))
     storage.write_text(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     storage.write_json(out / "figures.json", {name: [one["kept"] for one in results] for name, results in kept.items()})
     storage.write_json(out / "summary.json", summary)
     write_report(out)
+
+
+def shipped_of(algorithms: tuple[str, ...]) -> str:
+    """The algorithm whose strategy, of the first seed, a study hands out."""
+    return "meta_bayfl" if "meta_bayfl" in algorithms else algorithms[0]
+
+
+def _about(config: Config, shipped: str, seeds: tuple[int, ...], data: list[dict[str, Any]], out: Path) -> dict[str, Any]:
+    paths = [(seed, run_directory(shipped, seed, out)) for seed in seeds]
+    books = [(seed, ledger.read(path / ledger.LEDGER)) for seed, path in paths if (path / ledger.LEDGER).exists()]
+    return provenance.about(load_strategy(paths[0][1] / "strategy.safetensors"), train_options(config, shipped), data, books)
 
 
 def evaluate_strategy(

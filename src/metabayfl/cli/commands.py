@@ -16,7 +16,8 @@ from metabayfl.attacks import ATTACKS, AttackOptions
 from metabayfl.cli import display, exporting, federate, forecast, tables
 from metabayfl.engine.allocator import keep_freed_memory
 from metabayfl.errors import ConfigError
-from metabayfl.report import write_report
+from metabayfl.report import write_comparison, write_report
+from metabayfl.tracking import Logged, tracked
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Personalised probabilistic federated learning.")
 
@@ -26,6 +27,7 @@ app.command()(exporting.bench)
 
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="A TOML file, or the name of a ready config such as digits.")]
 Out = Annotated[Path, typer.Option("--out", help="Directory for everything that is written.")]
+Log = Annotated[str | None, typer.Option("--log", help="Also log to tensorboard or mlflow, or both with a comma between.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the study that the directory holds.")]
 StrategyPath = Annotated[Path, typer.Argument(metavar="STRATEGY", help="A strategy file, strategy.safetensors.")]
 DataPath = Annotated[Path, typer.Argument(metavar="DATA", help="One client's samples: csv, parquet or npz.")]
@@ -42,7 +44,7 @@ def demo(out: Out = Path("runs/demo")) -> None:
     config = configs.read("digits")
     for directory in study.run_directories(config.algorithms, config.seeds, out):  # anew each time; nothing else in there is ours
         shutil.rmtree(directory, ignore_errors=True)
-    _compare(config, None, None, out)
+    _compare(config, None, None, out, None)
 
 
 @app.command()
@@ -52,10 +54,11 @@ def compare(
     algorithms: Annotated[str | None, typer.Option(help="Names with commas between; the config's own if none.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Whole numbers with commas between; the config's own if none.")] = None,
     resume: Resume = False,
+    log: Log = None,
 ) -> None:
     """Train and judge several algorithms over several seeds; write summary, strategy and report."""
     _check_free(out, resume)
-    _compare(configs.read(config), _names(algorithms), _numbers(seeds), out)
+    _compare(configs.read(config), _names(algorithms), _numbers(seeds), out, _names(log))
 
 
 @app.command()
@@ -65,10 +68,11 @@ def train(
     algorithm: Annotated[str, typer.Option(help="Which algorithm to train.")] = "meta_bayfl",
     seed: Annotated[int, typer.Option(min=0, help="Decides the split, the start and all noise.")] = 0,
     resume: Resume = False,
+    log: Log = None,
 ) -> None:
     """Train one algorithm and write its strategy."""
     _check_free(out, resume)
-    _compare(configs.read(config), (algorithm,), (seed,), out)
+    _compare(configs.read(config), (algorithm,), (seed,), out, _names(log))
 
 
 @app.command()
@@ -119,35 +123,63 @@ def evaluate(
 
 
 @app.command()
-def personalize(strategy: StrategyPath, data: DataPath, out: Out) -> None:
+def personalize(
+    strategy: StrategyPath,
+    data: DataPath,
+    out: Out,
+    refer_share: Annotated[float, typer.Option(help="Share of cases like the known ones to refer to a person.")] = 0.2,
+    refer_error: Annotated[
+        float | None, typer.Option(help="In its place: share of all cases that may be answered without a person and wrong.")
+    ] = None,
+) -> None:
     """Build one client's own model from its labelled samples."""
     model = personal.load(strategy)
     x, y = tables.labelled(data, model.schema)
     path = out / "posterior.safetensors"
-    model.personalize(x, y).save(path)
+    model.personalize(x, y, refer_share=refer_share, refer_error=refer_error).save(path)
     _say(f"{path}: a posterior from {len(y)} samples, {path.stat().st_size / 1000:.1f} KB")
 
 
 @app.command()
-def predict(posterior: Annotated[Path, typer.Argument(metavar="POSTERIOR")], data: DataPath, out: Out) -> None:
-    """Predict with a personal model: probabilities, uncertainty in its parts, and which cases to refer."""
-    prediction = personal.load_personal(posterior).predict(tables.unlabelled(data))
+def predict(
+    posterior: Annotated[Path, typer.Argument(metavar="POSTERIOR")],
+    data: DataPath,
+    out: Out,
+    coverage: Annotated[float, typer.Option(help="Probability with which the truth shall be in its set or interval.")] = 0.9,
+) -> None:
+    """Predict with a personal model: probabilities, sets or intervals, uncertainty in its parts, and which cases to refer."""
+    prediction = personal.load_personal(posterior).predict(tables.unlabelled(data), coverage=coverage)
     rows = tables.write_predictions(out / "predictions.csv", prediction)
     _say(f"{out / 'predictions.csv'}: {rows} predictions, {prediction.referred} of them to refer")
 
 
 @app.command()
-def report(directory: Annotated[Path, typer.Argument(metavar="DIR", help="What compare or train wrote.")], out: Out | None = None) -> None:
-    """Write the report of a finished study again, into its own directory or into another."""
-    _say(str(write_report(directory, out)))
+def report(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="What compare or train wrote; several are compared.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; beside the study, or here for several, if none.")] = None,
+) -> None:
+    """Write the report and the model card of a finished study again, or compare several studies."""
+    if len(directories) == 1:
+        for path in write_report(directories[0], out):
+            _say(str(path))
+        return
+    page, found = write_comparison(directories, out or Path())
+    display.show_comparison(found.study.summary, display.output())
+    for line in (*found.notes, str(page)):
+        _say(line)
 
 
-def _compare(config: configs.Config, algorithms: tuple[str, ...] | None, seeds: tuple[int, ...] | None, out: Path) -> None:
+def _compare(
+    config: configs.Config, algorithms: tuple[str, ...] | None, seeds: tuple[int, ...] | None, out: Path, logs: tuple[str, ...] | None
+) -> None:
     chosen, numbers = algorithms or config.algorithms, seeds or config.seeds
-    display.follow(study.compare(config, chosen, numbers, out), Console(stderr=True), len(chosen) * len(numbers))
+    events = study.compare(config, chosen, numbers, out)
+    if logs:
+        events = tracked(events, Logged(config, chosen, numbers, out), logs)
+    display.follow(events, Console(stderr=True), len(chosen) * len(numbers))
     display.show_comparison(json.loads((out / "summary.json").read_text(encoding="utf-8")), display.output())
     size = (out / "strategy.safetensors").stat().st_size / 1000
-    _say(f"strategy {out / 'strategy.safetensors'} ({size:.1f} KB) · report {out / 'report.html'}")
+    _say(f"strategy {out / 'strategy.safetensors'} ({size:.1f} KB) · report {out / 'report.html'} · model card {out / 'model_card.md'}")
 
 
 def _say(text: str) -> None:

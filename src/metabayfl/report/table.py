@@ -84,6 +84,11 @@ REGRESSION = (
     ),
     Column("coverage_90", "in 90 % interval, %", "near 0.9", 100, 1, "Share of true values inside the 90 % interval: it should be 90."),
 )
+PROMISES = (
+    Column("set_coverage_90", "in 90 % set, %", "near 0.9", 100, 1, "Share of truths inside their conformal set or interval: it should be 90."),
+    Column("set_coverage_90_worst_client", "worst client, %", "higher", 100, 1, "The same for the client where it is least."),
+    Column("set_size_90", "set size", "lower", 1, 2, "Classes in a 90 % set, or width of a 90 % interval in standard deviations of the target."),
+)
 COST = (
     Column("bytes_down", "KB down", "lower", 1e-3, 1, "What a client downloads in a round."),
     Column("bytes_up", "KB up", "lower", 1e-3, 1, "What a client sends back in a round."),
@@ -120,11 +125,14 @@ def quality(summary: Mapping[str, Any]) -> tuple[Column, ...]:
 
 
 def table(summary: Mapping[str, Any], columns: Sequence[Column]) -> Table:
-    """Means and standard deviations over seeds by rising NLL; the best of a column is marked, and what reads the same is as good."""
-    found = algorithms(summary)
+    """Means and standard deviations over seeds by rising NLL; the best of a column is marked, and what reads the same is as good.
+
+    Nothing is marked where the summary says that its algorithms are not ``comparable``.
+    """
+    found, marked = algorithms(summary), summary.get("comparable", True)
     entries = {name: found[name] for name in by_mean(found, "nll")}
     kept = tuple(column for column in columns if any(_mean(entry, column) is not None for entry in entries.values()))
-    by_column = [_cells(list(entries.values()), column) for column in kept]
+    by_column = [_cells(list(entries.values()), column, marked=marked) for column in kept]
     return Table(kept, tuple(Row(name, tuple(cells[at] for cells in by_column)) for at, name in enumerate(entries)))
 
 
@@ -132,9 +140,9 @@ def _mean(entry: Mapping[str, Mapping[str, float | None]], column: Column) -> fl
     return entry["mean"].get(column.key)
 
 
-def _cells(entries: Sequence[Mapping[str, Any]], column: Column) -> list[Cell]:
+def _cells(entries: Sequence[Mapping[str, Any]], column: Column, *, marked: bool) -> list[Cell]:
     means = [_mean(entry, column) for entry in entries]
-    best = _best([mean for mean in means if mean is not None], column)
+    best = _best([mean for mean in means if mean is not None], column) if marked else None
     spreads = [_spread(entry, column) for entry in entries]
     varies = any(spread.strip("0.") for spread in spreads)  # a column of "± 0" says nothing
     return [
@@ -184,7 +192,7 @@ def comparison_table(summary: Mapping[str, Any], keys: Sequence[str] = COMPACT) 
         >>> comparison_table({"algorithms": {"fedavg": one, "meta_bayfl": two}})
         [['algorithm', 'accuracy %'], ['fedavg', '80.0'], ['meta_bayfl', '90.0 *']]
     """
-    columns = [column for column in (*quality(summary), *COST) if column.key in keys]
+    columns = [column for column in (*quality(summary), *PROMISES, *COST) if column.key in keys]
     found = table(summary, columns)
     head = ["algorithm", *(column.title for column in found.columns)]
     return [head, *([row.name, *(cell.text + (" *" if cell.best else "") for cell in row.cells)] for row in found.rows)]
