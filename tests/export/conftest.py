@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from edge_models import CLASSES, NUMBERS, Edge, EdgePair, images, personal, table, untrained
 
-from metabayfl.export.adapter import export_strategy
+from metabayfl.export.adapter import Shares, export_strategy
 from metabayfl.export.predictor import export_predictor
 
 
@@ -32,5 +32,5 @@ def number_pair(tmp_path_factory: pytest.TempPathFactory) -> EdgePair:
     """Adapting in regression with two targets, on a table."""
     source = untrained(table(NUMBERS), {"name": "mlp", "hidden": (6, 4)}, generator="full")
     folder = tmp_path_factory.mktemp("numbers")
-    export_strategy(source, folder, refer_share=0.3)
+    export_strategy(source, folder, shares=Shares(refer=0.3))
     return EdgePair(source, folder / "adapt.onnx", folder / "predict.onnx")

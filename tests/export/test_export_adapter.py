@@ -56,12 +56,9 @@ def adapted(pair: EdgePair, samples: int, share: float) -> tuple[dict[str, Any],
 
 def compare(pair: EdgePair, samples: int, share: float) -> None:
     found, model = adapted(pair, samples, share)
-    if samples > 1:
-        assert found["threshold"] == pytest.approx(model.threshold, rel=1e-4)
-    else:
-        assert found["threshold"] == np.inf
+    assert (found["threshold"], found["novelty"]) == pytest.approx(model.limits, rel=1e-4)
     expected = tree.flatten(model.prepared.constants)
-    for name in found.keys() - {"threshold"}:
+    for name in found.keys() - {"threshold", "novelty"}:
         values = expected[name].numpy()
         np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-5 * max(1.0, float(np.abs(values).max())))
     raw = {name: values for name, values in raw_rows(pair.source, 1000, seed=12).items() if name not in pair.source.schema.targets}

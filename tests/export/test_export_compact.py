@@ -14,7 +14,9 @@ def model(weight: np.ndarray[Any, Any]) -> Any:
     """``x @ weight`` over the last two axes."""
     inner = weight.shape[-2]
     taken = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", inner])
-    given = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    given = helper.make_tensor_value_info(
+        "y", TensorProto.FLOAT, ["rows", weight.shape[-1]] if weight.ndim == 2 else [len(weight), "rows", weight.shape[-1]]
+    )
     node = helper.make_node("MatMul", ["x", "weight"], ["y"])
     graph = helper.make_graph([node], "product", [taken], [given], [numpy_helper.from_array(weight, "weight")])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from edge_models import CLASSES, NUMBERS, images, raw_rows, signals, split, table, untrained
+from edge_models import CLASSES, NUMBERS, images, personal, raw_rows, signals, split, table, untrained
 from scipy import special
 
 from metabayfl import tree
+from metabayfl.calibration import counts
+from metabayfl.calibration import table as calibration_table
 from metabayfl.data.schema import Schema
 from metabayfl.errors import SchemaError
 from metabayfl.export import inputs, outputs
-from metabayfl.export.adapting import adapt
+from metabayfl.export.adapting import Shares, adapt
 from metabayfl.export.checking import codes
 from metabayfl.export.folding import folded, unfolded
 from metabayfl.personal import PersonalStrategy, encode
@@ -80,10 +83,11 @@ def test_channels_last_and_signals_keep_the_raw_layout() -> None:
 
 
 def test_the_quantile_is_scipys() -> None:
-    dof = np.concatenate([np.linspace(2.0, 60, 500), np.logspace(1, 9, 100)])
-    expected = special.stdtrit(dof, 0.95)
-    assert np.abs(outputs.quantile(torch.from_numpy(dof)).numpy() / expected - 1).max() < 1e-10
-    assert float(outputs.quantile(torch.tensor(torch.inf, dtype=torch.float64))) == pytest.approx(special.ndtri(0.95), rel=1e-10)
+    dof, mass = np.concatenate([np.linspace(2.0, 60, 500), np.logspace(1, 9, 100), [np.inf]]), (0.3, 0.9, 0.9999)
+    found = outputs.half_width(torch.from_numpy(dof).unsqueeze(-1).expand(-1, 3), mass).numpy()
+    for own, one in zip(found.T, mass, strict=True):
+        np.testing.assert_allclose(own[:-1], special.stdtrit(dof[:-1], 0.5 + one / 2), rtol=1e-9)
+        assert own[-1] == pytest.approx(special.ndtri(0.5 + one / 2), rel=1e-9)
 
 
 def test_an_output_never_has_an_inputs_name() -> None:
@@ -114,9 +118,22 @@ def test_the_adaptation_as_a_function_is_personalize(target: dict[str, Any], sam
     x, y = split(source, raw_rows(source, samples, seed=7))
     model = source.personalize(x, y)
     with torch.no_grad():
-        found = adapt(source, encode(source.schema, x, y), 0.2, 0)
+        found = adapt(source, encode(source.schema, x, y), Shares(), 0)
     torch.testing.assert_close(found.ready.constants, model.prepared.constants, rtol=0, atol=0)
-    assert float(found.threshold) == pytest.approx(model.threshold, rel=1e-5)
+    assert (float(found.threshold), float(found.novelty)) == pytest.approx(model.limits, rel=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_the_limits_lean_on_the_strategys_table_of_other_clients(share: float) -> None:
+    source = untrained(table(CLASSES), MLP, generator="full")
+    sums = [counts(personal(source, samples).cases, 3) for samples in (8, 9, 11)]
+    known = replace(source, strategy=replace(source.strategy, calibration=calibration_table(tree.map(lambda *parts: sum(parts), *sums))))
+    x, y = split(known, raw_rows(known, 7))
+    model = known.personalize(x, y, refer_share=share, novelty_rate=0.3)
+    with torch.no_grad():
+        found = adapt(known, encode(known.schema, x, y), Shares(share, 0.3), 0)
+    assert (float(found.threshold), float(found.novelty)) == pytest.approx(model.limits, rel=1e-5)
+    assert np.isfinite(float(found.novelty))
 
 
 def test_rows_that_are_masked_are_as_if_they_were_not_there() -> None:
@@ -125,10 +142,10 @@ def test_rows_that_are_masked_are_as_if_they_were_not_there() -> None:
     keep = torch.ones(12)
     keep[[0, 3, 11]] = 0.0
     with torch.no_grad():
-        masked = adapt(source, batch._replace(mask=keep), 0.2, 0)
-        without = adapt(source, Batch(*(part[keep > 0] for part in batch)), 0.2, 0)
+        masked = adapt(source, batch._replace(mask=keep), Shares(), 0)
+        without = adapt(source, Batch(*(part[keep > 0] for part in batch)), Shares(), 0)
     torch.testing.assert_close(masked.ready.constants, without.ready.constants)
-    assert float(masked.threshold) == pytest.approx(float(without.threshold), rel=1e-5)
+    torch.testing.assert_close(masked[1:], without[1:])
 
 
 def test_a_subset_of_a_posterior_is_the_posterior_of_the_subset() -> None:

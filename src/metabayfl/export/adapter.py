@@ -17,18 +17,21 @@ from torch import Tensor
 from metabayfl import tree
 from metabayfl.errors import ModelError
 from metabayfl.export import inputs, on_device, outputs
-from metabayfl.export.adapting import Adapted, adapt
+from metabayfl.export.adapting import Adapted, Shares, adapt
 from metabayfl.export.building import Built, Exported, Plan, build, graph_of, write
 from metabayfl.export.checking import Array, codes
 from metabayfl.export.converting import keeping
 from metabayfl.export.inputs import Input
-from metabayfl.export.outputs import Output
+from metabayfl.export.outputs import Limits, Output
 from metabayfl.export.predictor import CHECKED, answered
 from metabayfl.personal import PersonalStrategy
 from metabayfl.types import Batch, Prepared
 
-THRESHOLD = "threshold"
-"""What the first graph gives beside the posterior's parts: the uncertainty above which a case is referred."""
+LIMITS = ("threshold", "novelty")
+"""What the first graph gives beside the posterior's parts: the total uncertainty above which a case is referred, the epistemic one for novelty."""
+
+
+DEFAULT = Shares()
 
 
 class Pair(NamedTuple):
@@ -46,13 +49,13 @@ class _Adapter(NamedTuple):
     parts: Mapping[str, Array]  # that do, of the same samples, as the file gave them
 
 
-def export_strategy(source: PersonalStrategy, folder: str | Path, *, refer_share: float = 0.2, seed: int = 0, int8: bool = False) -> Pair:
+def export_strategy(source: PersonalStrategy, folder: str | Path, *, shares: Shares = DEFAULT, seed: int = 0, int8: bool = False) -> Pair:
     """Write ``adapt.onnx`` and ``predict.onnx``, once both were run and found to agree with torch.
 
     Args:
         source: of an algorithm whose posterior is in closed form.
         folder: where to.
-        refer_share: the device's threshold is set so that this share of cases like the support would be referred.
+        shares: which cases a device is to refer.
         seed: of the draws, as in ``personalize``.
         int8: large weights as int8 with a scale for each channel; then the deviation is told instead of refused.
 
@@ -63,32 +66,32 @@ def export_strategy(source: PersonalStrategy, folder: str | Path, *, refer_share
     if source.algorithm.subset is None:
         name = source.algorithm.name
         raise ModelError(f"{name!r} has no posterior in closed form, so that no graph can adapt: personalise in Python and export the posterior")
-    adapter = _adapter(source, refer_share, seed, int8)
+    adapter = _adapter(source, shares, seed, int8)
     predictor = _predictor(source, adapter, int8)
     return Pair(write(Path(folder) / "adapt.onnx", adapter.built), write(Path(folder) / "predict.onnx", predictor))
 
 
-def _adapter(source: PersonalStrategy, share: float, seed: int, int8: bool) -> _Adapter:
+def _adapter(source: PersonalStrategy, shares: Shares, seed: int, int8: bool) -> _Adapter:
     schema = source.schema
     features, labels = inputs.features(schema), inputs.targets(schema)
 
     def adapted(*raw: Tensor) -> tuple[Adapted, Tensor]:
         (x, fits), (y, known) = inputs.encode(schema, raw[: len(features)]), inputs.encode_targets(schema, raw[len(features) :])
         valid = fits & known
-        return adapt(source, Batch(x, y, valid.float()), share, seed), valid
+        return adapt(source, Batch(x, y, valid.float()), shares, seed), valid
 
     def function(*raw: Tensor) -> tuple[Tensor, ...]:
         found, valid = adapted(*raw)
-        return (*tree.leaves(found.ready.constants), found.threshold, valid)
+        return (*tree.leaves(found.ready.constants), found.threshold, found.novelty, valid)
 
-    plan = Plan(source, "adapter", function, (*features, *labels), (), {"refer_share": share, "int8": int8})
+    plan = Plan(source, "adapter", function, (*features, *labels), (), {"refer_share": shares.refer, "novelty_rate": shares.novel, "int8": int8})
     raw = on_device.examples(plan.about["inputs"], on_device.SUPPORT)
     with torch.no_grad():
         example, _ = adapted(*codes(plan.taken, raw))
     graph = graph_of(plan)
     changing = [at for at, node in enumerate(graph.outputs) if node.op != "get_attr"]
-    names = [*tree.paths(example.ready.constants), THRESHOLD, "valid"]
-    values = [*tree.leaves(example.ready.constants), example.threshold]
+    names = [*tree.paths(example.ready.constants), *LIMITS, "valid"]
+    values = [*tree.leaves(example.ready.constants), example.threshold, example.novelty]
     given = tuple(_part(names[at], values[at]) if at < len(values) else Output("valid", "flag") for at in changing)
     plan = plan._replace(given=given, function=lambda *raw: tuple(function(*raw)[at] for at in changing))
     built = build(plan, keeping(graph, changing), raw, int8=int8)
@@ -102,13 +105,14 @@ def _part(name: str, value: Tensor) -> Output:
 
 def _predictor(source: PersonalStrategy, adapter: _Adapter, int8: bool) -> Built:
     schema, example, names = source.schema, adapter.example, list(adapter.parts)
+    mass = (outputs.COVERAGE,) * (schema.outputs if schema.kind == "regression" else 0)
     parts = tuple(Input(name, "posterior", value.shape, type=str(value.dtype)) for name, value in adapter.parts.items())
 
     def function(*raw: Tensor) -> tuple[Tensor, ...]:
         own = dict(zip(names, raw, strict=False))
-        threshold = own.pop(THRESHOLD)
+        limits = Limits(*(own.pop(name) for name in LIMITS), mass)
         constants = tree.unflatten({**tree.flatten(example.constants), **own})
-        return answered(schema, example._replace(constants=constants), raw[len(names) :], threshold)
+        return answered(schema, example._replace(constants=constants), raw[len(names) :], limits)
 
     plan = Plan(source, "predictor of a posterior", function, (*parts, *inputs.features(schema)), outputs.outputs(schema), {"int8": int8})
     raw = {**adapter.parts, **on_device.examples(plan.about["inputs"][len(parts) :], CHECKED)}

@@ -9,7 +9,7 @@ from typing import Any
 
 from metabayfl.data.schema import Schema
 from metabayfl.export.inputs import Input
-from metabayfl.export.outputs import LEVEL, Output
+from metabayfl.export.outputs import COVERAGE, Output
 from metabayfl.personal import PersonalStrategy
 
 VERSION = 1
@@ -26,7 +26,7 @@ def described(source: PersonalStrategy, kind: str, inputs: Sequence[Input], outp
         "strategy": source.strategy.digest(),
         "classes": list(schema.classes),
         "targets": list(schema.targets),
-        "interval": LEVEL if schema.kind == "regression" else None,
+        "coverage": COVERAGE,
         "schema": schema.to_json(),
         "inputs": [_input(schema, item) for item in inputs],
         "outputs": [{"name": item.name, "kind": item.kind, "shape": list(item.shape)} for item in outputs],

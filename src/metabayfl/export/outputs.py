@@ -5,17 +5,29 @@ from __future__ import annotations
 import functools
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from numpy.polynomial import Chebyshev, Polynomial
 from scipy import special
 from torch import Tensor
 
+from metabayfl.calibration import score, strangeness
 from metabayfl.data.schema import Schema
 from metabayfl.types import ClassPrediction, Prediction, RegressionPrediction
 from metabayfl.uncertainty import refer
 
-LEVEL = 0.9
-"""Probability of the interval in regression."""
+COVERAGE = 0.9
+"""Probability with which the interval holds the target."""
+
+_DEGREE = 16
+
+
+class Limits(NamedTuple):
+    """What turns a prediction into a decision."""
+
+    threshold: Tensor | float  # of total uncertainty: above it a case is referred
+    novelty: Tensor | float  # of epistemic uncertainty: above it a case is novel, and referred
+    mass: tuple[float, ...]  # of the predictive between an interval's ends, per target; empty in classification
 
 
 class Output(NamedTuple):
@@ -38,45 +50,45 @@ def outputs(schema: Schema) -> tuple[Output, ...]:
         interval = Output("interval", "number", (*shape, 2), tuple(value for value in unit for _ in range(2)))
         found = [Output("mean", "number", shape, unit), interval, *(Output(part, "number", shape, square) for part in parts)]
     taken = {item.name for item in schema.features} | {"x", *schema.targets}
-    named = (*found, Output("refer", "flag"), Output("valid", "flag"))
+    named = (*found, *(Output(name, "flag") for name in ("novel", "refer", "valid")))
     return tuple(item._replace(name=f"{item.name}_") if item.name in taken else item for item in named)
 
 
-def answers(schema: Schema, prediction: Prediction, threshold: Tensor | float, valid: Tensor) -> tuple[Tensor, ...]:
+def answers(schema: Schema, prediction: Prediction, limits: Limits, valid: Tensor) -> tuple[Tensor, ...]:
     """Label or mean, and all that stands beside it; a row that is not ``valid`` is referred."""
-    said = (prediction.probs.argmax(-1), *prediction) if isinstance(prediction, ClassPrediction) else _in_units(schema, prediction)
-    return (*said, refer(score(prediction), threshold) | ~valid, valid)
+    said = (prediction.probs.argmax(-1), *prediction) if isinstance(prediction, ClassPrediction) else _in_units(schema, prediction, limits.mass)
+    novel = strangeness(prediction) > limits.novelty
+    return (*said, novel, refer(score(prediction), limits.threshold) | novel | ~valid, valid)
 
 
-def score(prediction: Prediction) -> Tensor:
-    """What the threshold of referral is compared with: total uncertainty ``(N,)``, the mean over targets in regression."""
-    return prediction.total if isinstance(prediction, ClassPrediction) else prediction.total.mean(-1)
-
-
-def _in_units(schema: Schema, prediction: RegressionPrediction) -> tuple[Tensor, ...]:
+def _in_units(schema: Schema, prediction: RegressionPrediction, mass: tuple[float, ...]) -> tuple[Tensor, ...]:
     unit, shift = torch.tensor(schema.target_scale, dtype=torch.float64), torch.tensor(schema.target_mean, dtype=torch.float64)
     mean = prediction.mean.double() * unit + shift  # float64 to the end: a target may vary little about a large mean
-    half = prediction.scale.double() * quantile(prediction.dof.double()) * unit
+    half = prediction.scale.double() * half_width(prediction.dof.double(), mass) * unit
     parts = [part.double() * unit**2 for part in (prediction.total, prediction.aleatoric, prediction.epistemic)]
     return (mean, torch.stack([mean - half, mean + half], -1), *parts)
 
 
-def quantile(dof: Tensor) -> Tensor:
-    """The Student-t quantile that bounds the central ``LEVEL``, for 2 or more degrees of freedom, to 1e-11.
+def half_width(dof: Tensor, mass: tuple[float, ...]) -> Tensor:
+    """Half the central intervals of standard Student-t predictives that hold ``mass``, per target, for 2 or more degrees of freedom, to 1e-7.
 
-    It is smooth in ``1 / dof`` from 0, the Gaussian's, so that a polynomial stands for it, which a graph can compute.
+    The logarithm is smooth in ``1 / dof`` from 0, the Gaussian's, so that a polynomial stands for it, which a graph can compute.
+
+    Args:
+        dof: ``(..., R)``, float64.
+        mass: ``R`` probabilities between 0 and 1.
 
     Example:
-        >>> round(float(quantile(torch.tensor(5.0, dtype=torch.float64))), 9)
-        2.015048373
+        >>> round(float(half_width(torch.tensor([5.0], dtype=torch.float64), (0.9,))), 6)
+        2.015048
     """
     inverse, out = 1.0 / dof, torch.zeros_like(dof)
-    for coefficient in reversed(_coefficients()):
-        out = out * inverse + coefficient
-    return out
+    for row in torch.tensor([_coefficients(one) for one in mass], dtype=torch.float64).flip(-1).unbind(-1):
+        out = out * inverse + row
+    return torch.exp(out)
 
 
 @functools.cache
-def _coefficients() -> tuple[float, ...]:
-    fitted = Chebyshev.interpolate(lambda inverse: special.stdtrit(1.0 / inverse, 0.5 + LEVEL / 2), 12, domain=[0.0, 0.5])
+def _coefficients(mass: float) -> tuple[float, ...]:
+    fitted = Chebyshev.interpolate(lambda inverse: np.log(special.stdtrit(1.0 / inverse, 0.5 + mass / 2)), _DEGREE, domain=[0.0, 0.5])
     return tuple(float(value) for value in fitted.convert(kind=Polynomial).coef)
