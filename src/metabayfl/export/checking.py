@@ -68,7 +68,8 @@ def _deviation(item: Output, ours: Array, theirs: Array) -> float:
     largest = np.abs(theirs).max(initial=1.0, where=np.isfinite(theirs))
     unit = largest if item.kind == "posterior" else np.reshape(item.unit, item.shape if len(item.unit) > 1 else ())
     same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
-    off = np.where(same, 0.0, np.abs(ours.astype(np.float64) - theirs) / unit)
+    with np.errstate(invalid="ignore"):  # infinity less infinity, where both say infinity
+        off = np.where(same, 0.0, np.abs(ours.astype(np.float64) - theirs) / unit)
     return float(np.nan_to_num(off, nan=np.inf).max(initial=0.0))
 
 

@@ -67,7 +67,8 @@ def _codes(name: str, values: Array, axis: int) -> _Stored | None:
     if values.dtype != np.float32 or values.ndim < 2 or values.size < _MANY:
         return None
     others = tuple(at for at in range(values.ndim) if at != axis)
-    scale = np.maximum(np.abs(values).max(others), np.finfo(np.float32).tiny) / np.float32(_LEVELS)
+    largest = np.abs(values).max(others)
+    scale = np.where(largest > 0, largest, np.float32(1.0)) / np.float32(_LEVELS)
     codes = np.round(values / np.expand_dims(scale, others)).clip(-_LEVELS, _LEVELS).astype(np.int8)
     parts = {f"{name} codes": codes, f"{name} scale": scale.astype(np.float32)}
     return _Stored(parts, "DequantizeLinear", list(parts), {"axis": axis})
