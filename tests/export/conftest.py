@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from edge_models import CLASSES, NUMBERS, Edge, EdgePair, images, personal, table, untrained
 
-from metabayfl.export.adapter import Shares, export_strategy
+from metabayfl.export.adapter import export_strategy
+from metabayfl.export.adapting import Shares
 from metabayfl.export.predictor import export_predictor
 
 

@@ -41,7 +41,8 @@ def export(
 
         _tell(export_predictor(personal.load_personal(posterior), out or posterior.with_suffix(".onnx"), int8=int8))
     elif strategy is not None:
-        from metabayfl.export.adapter import Shares, export_strategy
+        from metabayfl.export.adapter import export_strategy
+        from metabayfl.export.adapting import Shares
 
         for written in export_strategy(personal.load(strategy), out or strategy.parent, shares=Shares(refer_share), int8=int8):
             _tell(written)

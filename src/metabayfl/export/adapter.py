@@ -110,9 +110,9 @@ def _predictor(source: PersonalStrategy, adapter: _Adapter, int8: bool) -> Built
 
     def function(*raw: Tensor) -> tuple[Tensor, ...]:
         own = dict(zip(names, raw, strict=False))
-        limits = Limits(*(own.pop(name) for name in LIMITS), mass)
+        threshold, novelty = (own.pop(name) for name in LIMITS)
         constants = tree.unflatten({**tree.flatten(example.constants), **own})
-        return answered(schema, example._replace(constants=constants), raw[len(names) :], limits)
+        return answered(schema, example._replace(constants=constants), raw[len(names) :], Limits(threshold, novelty, mass))
 
     plan = Plan(source, "predictor of a posterior", function, (*parts, *inputs.features(schema)), outputs.outputs(schema), {"int8": int8})
     raw = {**adapter.parts, **on_device.examples(plan.about["inputs"][len(parts) :], CHECKED)}

@@ -70,5 +70,5 @@ def _codes(name: str, values: Array, axis: int) -> _Stored | None:
     largest = np.abs(values).max(others)
     scale = np.where(largest > 0, largest, np.float32(1.0)) / np.float32(_LEVELS)
     codes = np.round(values / np.expand_dims(scale, others)).clip(-_LEVELS, _LEVELS).astype(np.int8)
-    parts = {f"{name} codes": codes, f"{name} scale": scale.astype(np.float32)}
+    parts: dict[str, Array] = {f"{name} codes": codes, f"{name} scale": scale.astype(np.float32)}
     return _Stored(parts, "DequantizeLinear", list(parts), {"axis": axis})
