@@ -16,9 +16,14 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
+_CHECKS = (torch.ops.aten._linalg_check_errors.default,)
+"""Steps that give nothing and may raise, which a graph cannot."""
+
 
 def folded(module: GraphModule) -> GraphModule:
     """``module``, in place, with constants computed and equal steps merged."""
+    for node in [node for node in module.graph.nodes if node.target in _CHECKS]:
+        module.graph.erase_node(node)
     known = _constants(module)
     for count, (node, value) in enumerate(_frontier(known)):
         module.register_buffer(f"constant_{count}", value.detach().clone().contiguous())

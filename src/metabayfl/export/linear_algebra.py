@@ -10,51 +10,51 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from onnxscript import DOUBLE, script
 from onnxscript import opset18 as op
-from onnxscript import script
 
 
 @script()
-def _cholesky(matrix):  # type: ignore[no-untyped-def]
+def _cholesky(matrix: DOUBLE[...]) -> DOUBLE[...]:
     size = op.Shape(matrix, start=-1)
     identity = op.CastLike(op.EyeLike(op.ConstantOfShape(op.Concat(size, size, axis=0))), matrix)
     left = op.Identity(matrix)
     factor = op.Sub(matrix, matrix)
     for at in range(op.Squeeze(size)):
         column = op.Gather(left, at, axis=-1)
-        scaled = op.Div(column, op.Sqrt(op.Unsqueeze(op.Gather(column, at, axis=-1), -1)))
-        standing = op.Unsqueeze(scaled, -1)
-        left = op.Sub(left, op.Mul(standing, op.Unsqueeze(scaled, -2)))
+        scaled = op.Div(column, op.Sqrt(op.Unsqueeze(op.Gather(column, at, axis=-1), [-1])))
+        standing = op.Unsqueeze(scaled, [-1])
+        left = op.Sub(left, op.Mul(standing, op.Unsqueeze(scaled, [-2])))
         factor = op.Add(factor, op.Mul(standing, op.Gather(identity, at, axis=0)))
     return factor
 
 
 @script()
-def _forward(lower, right):  # type: ignore[no-untyped-def]
+def _forward(lower: DOUBLE[...], right: DOUBLE[...]) -> DOUBLE[...]:
     size = op.Shape(lower, start=-1)
     identity = op.CastLike(op.EyeLike(op.ConstantOfShape(op.Concat(size, size, axis=0))), lower)
     solved = op.MatMul(op.Sub(lower, lower), right)
     for at in range(op.Squeeze(size)):
         row = op.Gather(lower, at, axis=-2)
-        missing = op.Sub(op.Gather(right, at, axis=-2), op.Squeeze(op.MatMul(op.Unsqueeze(row, -2), solved), -2))
-        value = op.Div(missing, op.Unsqueeze(op.Gather(row, at, axis=-1), -1))
-        unit = op.Unsqueeze(op.Gather(identity, at, axis=0), -1)
-        solved = op.Add(solved, op.Mul(unit, op.Unsqueeze(value, -2)))
+        missing = op.Sub(op.Gather(right, at, axis=-2), op.Squeeze(op.MatMul(op.Unsqueeze(row, [-2]), solved), [-2]))
+        value = op.Div(missing, op.Unsqueeze(op.Gather(row, at, axis=-1), [-1]))
+        unit = op.Unsqueeze(op.Gather(identity, at, axis=0), [-1])
+        solved = op.Add(solved, op.Mul(unit, op.Unsqueeze(value, [-2])))
     return solved
 
 
 @script()
-def _backward(lower, right):  # type: ignore[no-untyped-def]
+def _backward(lower: DOUBLE[...], right: DOUBLE[...]) -> DOUBLE[...]:
     size = op.Shape(lower, start=-1)
     identity = op.CastLike(op.EyeLike(op.ConstantOfShape(op.Concat(size, size, axis=0))), lower)
     solved = op.MatMul(op.Sub(lower, lower), right)
     for step in range(op.Squeeze(size)):
         at = op.Squeeze(size) - 1 - step
         row = op.Gather(lower, at, axis=-1)  # a column of the lower factor is a row of its transpose
-        missing = op.Sub(op.Gather(right, at, axis=-2), op.Squeeze(op.MatMul(op.Unsqueeze(row, -2), solved), -2))
-        value = op.Div(missing, op.Unsqueeze(op.Gather(row, at, axis=-1), -1))
-        unit = op.Unsqueeze(op.Gather(identity, at, axis=0), -1)
-        solved = op.Add(solved, op.Mul(unit, op.Unsqueeze(value, -2)))
+        missing = op.Sub(op.Gather(right, at, axis=-2), op.Squeeze(op.MatMul(op.Unsqueeze(row, [-2]), solved), [-2]))
+        value = op.Div(missing, op.Unsqueeze(op.Gather(row, at, axis=-1), [-1]))
+        unit = op.Unsqueeze(op.Gather(identity, at, axis=0), [-1])
+        solved = op.Add(solved, op.Mul(unit, op.Unsqueeze(value, [-2])))
     return solved
 
 
