@@ -17,7 +17,7 @@ from tiny import write_digits, write_patients
 COMMON = {"bytes_up", "bytes_down", "adapt_ms", "predict_ms", "train_seconds", "peak_memory_mb", "rounds"}
 CLASSES = {"accuracy", "nll", "brier", "ece", "ece_worst_client", "accuracy_worst_decile", "auroc_unseen", "accuracy_at_80_coverage"}
 NUMBERS = {"rmse", "nll", "crps", "coverage_90"}
-FILES = {"summary.json", "metrics.jsonl", "figures.json", "strategy.safetensors", "report.html", "runs"}
+FILES = {"study.json", "summary.json", "metrics.jsonl", "figures.json", "strategy.safetensors", "report.html", "runs"}
 
 
 def compare(path: Path, out: Path, *algorithms: str, seeds: tuple[int, ...] = (0,)) -> list[study.Event]:

@@ -1,7 +1,8 @@
 """A study: every algorithm on every seed, trained, judged on held-out clients, and written down.
 
 ``DIR`` holds ``summary.json``, ``metrics.jsonl``, ``figures.json``, ``strategy.safetensors``, ``report.html``, and under ``runs/`` a directory a run
-with its checkpoint, so that a study that was stopped goes on where it was.
+with its checkpoint, so that a study that was stopped goes on where it was. ``study.json`` is there from the start and says which runs are meant, and
+each run's ``run.json`` how many rounds it takes and what its messages weigh: so another process can follow (:mod:`metabayfl.watch`).
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ from metabayfl.data.federation import Federation
 from metabayfl.engine import job, private
 from metabayfl.engine.memory import peak_memory_mb, reset_peak
 from metabayfl.engine.options import TrainOptions
-from metabayfl.engine.rounds import RoundInfo, TrainState
+from metabayfl.engine.rounds import RoundInfo, TrainState, begin
 from metabayfl.errors import ConfigError, SchemaError
 from metabayfl.evaluation import evaluate, over_seeds, payload, summarise, timings
 from metabayfl.models import build_model
 from metabayfl.privacy.forecast import Forecast, forecast
 from metabayfl.report import write_report
 from metabayfl.types import Algorithm
+
+STUDY, RUN = "study.json", "run.json"
 
 
 class Trained(NamedTuple):
@@ -82,11 +85,18 @@ def compare(config: Config, algorithms: tuple[str, ...], seeds: tuple[int, ...],
         raise ConfigError("nothing to compare: name at least one algorithm and one seed")
     for name in algorithms:
         check_algorithm(name)
+    announce(config, algorithms, seeds, out)
     for seed in seeds:
         federation = build_federation(config.data, seed)
         for name in algorithms:
             yield from train_and_score(prepare(config, name, seed, federation, out))
     write_outputs(config, algorithms, seeds, out)
+
+
+def announce(config: Config, algorithms: tuple[str, ...], seeds: tuple[int, ...], out: Path) -> None:
+    """Write down which runs are meant and how many rounds each takes at most, in the order in which they come."""
+    runs = [{"algorithm": name, "seed": seed, "rounds": train_options(config, name).rounds} for seed in seeds for name in algorithms]
+    storage.write_json(out / STUDY, {"title": config.name, "runs": runs})
 
 
 def run_directory(name: str, seed: int, out: Path) -> Path:
@@ -151,11 +161,19 @@ def train_and_score(run: Run) -> Generator[Event, None, None]:
     if finished.get("identity") == identity(run):
         yield Scored(run.name, run.seed, finished["figures"])
         return
+    _begin(run)
     reset_peak()
     for _, info in job.run(run.directory, run.algorithm, run.federation, run.options, run.seed, identity(run)):
         yield Trained(run.name, run.seed, run.options.rounds, info)
     state = job.restore(run.directory, run.algorithm, run.options, run.seed, identity(run))
     yield Scored(run.name, run.seed, _score(run, state))
+
+
+def _begin(run: Run) -> None:
+    """Write down what a follower of the run cannot see in its metrics."""
+    down, up = message_bytes(run.algorithm, begin(run.algorithm, run.options, run.seed))
+    rounds = run.options.rounds if run.algorithm.federated else 0
+    storage.write_json(run.directory / RUN, {"rounds": rounds, "bytes_down": down, "bytes_up": up})
 
 
 def _score(run: Run, state: TrainState) -> dict[str, float | None]:
