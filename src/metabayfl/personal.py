@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metabayfl import random, tree_file
+from metabayfl import random, storage, tree_file
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.algorithms.preparation import prepare
-from metabayfl.artifact import Strategy, load_posterior, load_strategy, save_posterior
+from metabayfl.artifact import Strategy, load_strategy, posterior_from_bytes, posterior_to_bytes
 from metabayfl.data.schema import Schema
 from metabayfl.errors import ArtifactError, ConfigError, DataError, ModelError, SchemaError
 from metabayfl.losses import student_t_half_width
@@ -146,10 +146,13 @@ class PersonalModel:
 
     def save(self, path: str | Path) -> None:
         """Write the posterior, with all that predicting and updating need, in one file."""
+        storage.write_bytes(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The content of the file; the same model gives the same bytes."""
         value = {"posterior": self.posterior, "support": self.support._asdict()}
-        save_posterior(
-            path, value, self.source.strategy, {**{name: getattr(self, name) for name in _ABOUT}, "threshold": float(self.threshold).hex()}
-        )
+        about = {**{name: getattr(self, name) for name in _ABOUT}, "threshold": float(self.threshold).hex()}
+        return posterior_to_bytes(value, self.source.strategy, about)
 
 
 def load(path: str | Path, model: Model | None = None) -> PersonalStrategy:
@@ -171,12 +174,29 @@ def load_personal(path: str | Path, model: Model | None = None) -> PersonalModel
     Raises:
         ArtifactError: as :func:`load`.
     """
-    value, strategy, about = load_posterior(path)
+    return personal_from_bytes(storage.read_bytes(path), model=model, where=str(path))
+
+
+def personal_from_bytes(
+    data: bytes, source: PersonalStrategy | None = None, *, model: Model | None = None, where: str = "the posterior"
+) -> PersonalModel:
+    """The inverse of :meth:`PersonalModel.to_bytes`.
+
+    Args:
+        data: the content of a posterior's file.
+        source: the strategy that it must come from, where it is at hand; else it is rebuilt from the file.
+        model: as in :func:`load`.
+        where: names the file in messages.
+
+    Raises:
+        ArtifactError: as :func:`load`, and for a posterior of another strategy than ``source``.
+    """
+    value, strategy, about = posterior_from_bytes(data, strategy=source.strategy if source else None, where=where)
     support = value.get("support", {})
     if value.keys() != {"posterior", "support"} or support.keys() != set(Batch._fields) or about.keys() != set(_ABOUT):
-        raise ArtifactError(f"{path} is a posterior without its support or threshold: save it with PersonalModel.save")
+        raise ArtifactError(f"{where} is a posterior without its support or threshold: save it with PersonalModel.save")
     about["threshold"] = float.fromhex(about["threshold"])  # a text, since infinity, where nothing is referred, has no JSON
-    return PersonalModel(rebuild(strategy, model, str(path)), value["posterior"], Batch(**support), **about)
+    return PersonalModel(source or rebuild(strategy, model, where), value["posterior"], Batch(**support), **about)
 
 
 def rebuild(strategy: Strategy, model: Model | None = None, where: str = "the strategy") -> PersonalStrategy:

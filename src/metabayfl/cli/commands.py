@@ -14,7 +14,7 @@ from metabayfl import config as configs
 from metabayfl import personal, study, trials
 from metabayfl import watch as live_view
 from metabayfl.attacks import ATTACKS, AttackOptions
-from metabayfl.cli import display, federate, forecast, tables, watching
+from metabayfl.cli import display, federate, forecast, serving, tables, watching
 from metabayfl.cli.watching import Open, Port, Watch
 from metabayfl.engine.allocator import keep_freed_memory
 from metabayfl.errors import ConfigError
@@ -23,6 +23,8 @@ from metabayfl.report import write_report
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Personalised probabilistic federated learning.")
 
 app.add_typer(federate.app, name="federate")
+app.add_typer(serving.app, name="token")
+app.command("serve")(serving.serve)
 
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="A TOML file, or the name of a ready config such as digits.")]
 Out = Annotated[Path, typer.Option("--out", help="Directory for everything that is written.")]
