@@ -42,7 +42,7 @@ class Server(uvicorn.Server):
         self._say, self._scheme = say, "https" if address.certificate else "http"
         super().__init__(
             uvicorn.Config(
-                build(service), address.host, address.port, log_level="warning", access_log=False, server_header=False,
+                build(service), address.host, address.port, log_level="warning", access_log=False, server_header=False, ws="none",
                 timeout_keep_alive=60, timeout_graceful_shutdown=_STOPPING_SECONDS, ssl_certfile=address.certificate, ssl_keyfile=address.key,
             )
         )  # fmt: skip

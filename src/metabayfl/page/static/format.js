@@ -18,6 +18,9 @@ export function short(value) {
   return size !== 0 && (size >= 1e6 || size < 1e-3) ? value.toExponential(1) : String(Number(value.toPrecision(4)));
 }
 
+/** A time that is measured and never the same twice: two digits say enough. */
+export const pace = (value) => (Number.isFinite(value) ? String(Number(value.toPrecision(2))) : NONE);
+
 /** Bytes in the unit that leaves one to three digits before the point. */
 export function bytes(value) {
   if (!Number.isFinite(value)) return NONE;
@@ -34,4 +37,13 @@ export function duration(seconds) {
   if (seconds < 90) return `${Math.ceil(seconds / 5) * 5} s`;
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
   return `${(seconds / 3600).toFixed(1)} h`;
+}
+
+/** A moment as so long ago. */
+export function ago(iso) {
+  const seconds = (Date.now() - new Date(iso).getTime()) / 1000;
+  if (seconds < 60) return "just now";
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
+  if (seconds < 172800) return `${Math.floor(seconds / 3600)} h ago`;
+  return `${Math.floor(seconds / 86400)} days ago`;
 }

@@ -26,13 +26,13 @@ export function around(values, share = 0.06) {
   return [low - air, high + air];
 }
 
-/** The position of the point whose first coordinate is nearest to a value; points rise. */
-export function nearest(points, value) {
-  let [low, high] = [0, points.length - 1];
+/** The position of the value that is nearest; values rise. */
+export function nearest(values, wanted) {
+  let [low, high] = [0, values.length - 1];
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (points[middle][0] < value) low = middle + 1;
+    if (values[middle] < wanted) low = middle + 1;
     else high = middle;
   }
-  return low > 0 && value - points[low - 1][0] < points[low][0] - value ? low - 1 : low;
+  return low > 0 && wanted - values[low - 1] < values[low] - wanted ? low - 1 : low;
 }

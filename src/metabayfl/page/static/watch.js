@@ -2,7 +2,7 @@
 
 import { lineChart } from "./chart.js";
 import { announce, byId, element, responsive } from "./dom.js";
-import { bytes, count, duration, fixed, short } from "./format.js";
+import { bytes, count, duration, fixed, pace, short } from "./format.js";
 import { figuresTable, runsTable } from "./watch_tables.js";
 
 const PAUSE = 1000;
@@ -84,8 +84,8 @@ function tiles() {
   const done = shown.runs.filter((run) => run.state === "done").length;
   byId("tiles").replaceChildren(
     tile("Runs done", `${done} of ${shown.runs.length}`, now ? `now ${named(now)}` : ""),
-    tile("Time left", shown.state === "finished" ? "none" : duration(shown.left_seconds ?? NaN), now ? `${short(now.round_seconds)} s a round` : ""),
-    tile("Loss now", fixed(now?.loss.at(-1)?.[1]), "nats, training clients"),
+    tile("Time left", shown.state === "finished" ? "done" : duration(shown.left_seconds ?? NaN), now ? now.round_seconds === null ? "" : `${pace(now.round_seconds)} s a round` : ""),
+    now ? tile("Loss now", fixed(now.loss.at(-1)?.[1]), "nats, training clients") : "",
     tile("Best validation loss", fixed(best?.best[0]), best ? `${named(best)}, round ${best.best[1]}` : ""),
     tile("Sent so far", bytes(shown.runs.reduce((sum, run) => sum + run.bytes, 0)), "by and to all clients"),
     spent ? tile("Privacy spent", `ε ${fixed(spent.privacy.spent, 2)}`, privacyNote(spent.privacy)) : "",

@@ -1,7 +1,7 @@
 // The tables of the live view.
 
 import { element } from "./dom.js";
-import { bytes, fixed, percent, short } from "./format.js";
+import { bytes, fixed, pace, percent, short } from "./format.js";
 
 const STATES = { waiting: "waiting", training: "training", judging: "being judged", done: "done" };
 
@@ -36,7 +36,7 @@ function row(run, privately) {
     [`${run.round} of ${run.rounds}`, meter],
     fixed(run.loss.at(-1)?.[1]),
     run.best ? `${fixed(run.best[0])} in ${run.best[1]}` : "–",
-    short(run.round_seconds ?? NaN),
+    pace(run.round_seconds ?? NaN),
     bytes(run.bytes),
     ...(privately ? [run.privacy ? fixed(run.privacy.spent, 2) : "–"] : []),
   ];
