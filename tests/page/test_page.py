@@ -31,6 +31,11 @@ def sign_in(page: Page, token: str) -> None:
     page.keyboard.press("Enter")
 
 
+def learned(page: Page, label: str) -> None:
+    """Wait until the page says that the posterior has learned this label."""
+    page.locator(".moved b").get_by_text(f"Learned: {label}.", exact=True).wait_for()
+
+
 def picture(page: Page, name: str) -> str:
     """The drawing in a card, as it stands in the page."""
     return page.locator(f"#{name} svg").inner_html()
@@ -48,7 +53,7 @@ def test_a_label_given_on_the_page_moves_the_stored_posterior_and_the_picture(ho
     waiting = page.locator(".case-list button").count()
     page.get_by_role("button", name="ward", exact=True).focus()  # by keyboard alone from here
     page.keyboard.press("Enter")
-    page.get_by_text("Learned: ward.").wait_for()
+    learned(page, "ward")
     version, digest = server.stored("north")
     assert version == before[0] + 1
     assert digest != before[1]
@@ -169,7 +174,7 @@ def test_hostile_names_stay_text(tmp_path: Path, open_page: Open) -> None:
         page = open_page(server.address)
         sign_in(page, token)
         page.get_by_role("button", name=HOSTILE[0], exact=True).click()
-        page.get_by_text(f"Learned: {HOSTILE[0]}.").wait_for()
+        learned(page, HOSTILE[0])
         assert page.locator(".features th").all_inner_texts()[0] == HOSTILE[0]
         assert page.locator("#view img, #view script, #view [onerror]").count() == 0
         assert page.evaluate("window.struck") is None
@@ -204,7 +209,7 @@ def test_numbers_are_labelled(dose_strategy: PersonalStrategy, tmp_path: Path, o
         page.locator("#reliability .bin").first.wait_for()
         page.get_by_label("dose").fill("180.5")
         page.get_by_role("button", name="Learn it").click()
-        page.get_by_text("Learned: 180.5.").wait_for()
+        learned(page, "180.5")
         assert server.stored("h-1")[0] == 3
         assert page.get_by_role("row", name=re.compile("^dose")).locator("td").count() == 4
 
