@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from wards import Served, furnish, served, train
 
 from metabayfl.personal import PersonalStrategy
-from wards import Served, furnish, served, train
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 import pandas as pd
-import pytest
 from wards import Served, furnish, patients, posted, served, trained
 
 from metabayfl import page as pages
 from metabayfl.personal import PersonalStrategy
 from metabayfl.serve import database, tokens
-from tiny import digits, patients as few_patients
+from tiny import digits
+from tiny import patients as few_patients
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -47,7 +47,7 @@ def test_a_label_given_on_the_page_moves_the_stored_posterior_and_the_picture(ho
     sign_in(page, token)
     page.locator("#reliability .bin").first.wait_for()
     page.locator("#history .span").first.wait_for()
-    shoot(page, "page_client", full_page=True)
+    shoot(page, "page_client", full_page=True, clip={"x": 0, "y": 0, "width": 1180, "height": 800})
     before, drawn = server.stored("north"), picture(page, "reliability")
     case = page.locator("article.case").get_attribute("data-case")
     waiting = page.locator(".case-list button").count()
@@ -70,7 +70,9 @@ def test_a_label_given_on_the_page_moves_the_stored_posterior_and_the_picture(ho
     assert page.locator("article.case").get_attribute("data-case") != case
 
 
-def test_the_operator_sees_every_client_and_those_in_need_first(ward_strategy: PersonalStrategy, tmp_path: Path, open_page: Open, shoot: Shoot) -> None:
+def test_the_operator_sees_every_client_and_those_in_need_first(
+    ward_strategy: PersonalStrategy, tmp_path: Path, open_page: Open, shoot: Shoot
+) -> None:
     with served(ward_strategy, tmp_path / "store") as server:
         server.token("newcomer")
         for seed, (client, labels) in enumerate((("harbour", 60), ("north", 40))):
@@ -154,7 +156,9 @@ def test_it_fits_a_phone_in_the_dark(hospital: Hospital, open_page: Open, shoot:
     page.locator("article.case").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     shoot(page, "page_phone")
-    unnamed = "[...document.querySelectorAll('button, a, input, [role=img]')].filter((n) => !(n.textContent.trim() || n.ariaLabel || n.labels?.length))"
+    unnamed = (
+        "[...document.querySelectorAll('button, a, input, [role=img]')].filter((n) => !(n.textContent.trim() || n.ariaLabel || n.labels?.length))"
+    )
     assert page.evaluate(f"{unnamed}.length") == 0
 
 
@@ -175,7 +179,7 @@ def test_hostile_names_stay_text(tmp_path: Path, open_page: Open) -> None:
         sign_in(page, token)
         page.get_by_role("button", name=HOSTILE[0], exact=True).click()
         learned(page, HOSTILE[0])
-        assert page.locator(".features th").all_inner_texts()[0] == HOSTILE[0]
+        assert page.locator(".features tbody th").all_inner_texts()[0] == HOSTILE[0]
         assert page.locator("#view img, #view script, #view [onerror]").count() == 0
         assert page.evaluate("window.struck") is None
 
@@ -201,7 +205,7 @@ def test_numbers_are_labelled(dose_strategy: PersonalStrategy, tmp_path: Path, o
     rows, doses = own[["age", "sex"]].to_dict("records"), own["dose"].tolist()
     with served(dose_strategy, tmp_path / "store") as server:
         token = server.token("h-1")
-        server.post(token, "/v1/clients/h-1/personalize", {"rows": rows[:10], "labels": doses[:10]})
+        server.post(token, "/v1/clients/h-1/personalize", {"rows": rows[:10], "labels": doses[:10], "refer_share": 0.6})
         server.post(token, "/v1/clients/h-1/update", {"rows": rows[10:20], "labels": doses[10:20]})
         server.post(token, "/v1/clients/h-1/predict", {"rows": rows[20:]})
         page = open_page(server.address)
@@ -224,7 +228,9 @@ def test_every_file_comes_with_a_policy_and_no_page_has_a_script_inside(hospital
         assert answer.headers["x-content-type-options"] == "nosniff"
     for name, data in pages.files().items():
         text = data.decode()
-        assert not re.search(r"<script(?! type=\"module\" src=)| style=|<style| on\w+=\"|innerHTML|outerHTML|insertAdjacent|eval\(|document\.write", text), name
+        assert not re.search(
+            r"<script(?! type=\"module\" src=)| style=|<style| on\w+=\"|innerHTML|outerHTML|insertAdjacent|eval\(|document\.write", text
+        ), name
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(", text), name
     assert httpx.get(server.address + "/static/../app.py").status_code == 404
     assert httpx.get(server.address + "/static/%2e%2e%2fserve/app.py").status_code == 404

@@ -38,12 +38,12 @@ support = 20
 name = "mlp"
 hidden = [24, 12]
 [train]
-rounds = 15
-cohort = 8
+rounds = 30
+cohort = 14
 validate_every = 0
 [algorithm.meta_bayfl]
 generator = "full"
-body_lr = 5e-3
+body_lr = 5e-2
 """
 
 

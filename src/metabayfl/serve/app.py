@@ -16,9 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import metabayfl
 from metabayfl import page
+from metabayfl.serve import routes
 from metabayfl.serve.gate import Rates
 from metabayfl.serve.problems import RequestError, problem
-from metabayfl.serve.routes import router
 from metabayfl.serve.service import LOG, Service
 
 _TITLE = "metabayfl: personal models"
@@ -41,7 +41,7 @@ def build(service: Service) -> FastAPI:
             service.close()
 
     app = FastAPI(title=_TITLE, version=metabayfl.__version__, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
-    app.include_router(router(service, Rates(service.limits.rate, service.limits.burst)))
+    routes.add(app.router, service, Rates(service.limits.rate, service.limits.burst))
     app.router.routes.extend(page.routes("index.html"))
     for error in (RequestError, HTTPException, RequestValidationError):
         app.add_exception_handler(error, _refuse)
@@ -87,7 +87,7 @@ class Metered:
         except Exception as error:
             found = problem(error)
             if found.status >= 500:
-                LOG.error("%s %s", scope["method"], scope["path"], exc_info=error)
+                LOG.error("%s %s: %s", scope["method"], scope["path"], error, exc_info=error if found.status == 500 else None)
             if status:
                 raise
             await JSONResponse(found.body(), found.status, found.headers)(scope, receive, sent)

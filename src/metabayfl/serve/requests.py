@@ -6,7 +6,6 @@ beyond floating point, lists inside cells), and that is refused here; everything
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,7 +85,7 @@ def labels(schema: Schema, given: list[Any]) -> Array:
     if (away > SCALE_LIMIT).any():
         at, which = np.argwhere(away > SCALE_LIMIT)[0]
         raise SchemaError(
-            f"field 'labels': {schema.targets[which]} in row {at} is {values[at, which]:g}, {away[at, which]:.0f} training standard deviations from "
+            f"field 'labels': {schema.targets[which]} in row {at} is {values[at, which]:g}, {away[at, which]:.3g} training standard deviations from "
             f"the training mean ({schema.target_mean[which]:g}), expected at most {SCALE_LIMIT:g}. Is it in another unit?"
         )
     return values
@@ -164,7 +163,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _cell(value: Any) -> str:
-    return "a number beyond all bounds" if isinstance(value, (int, float)) and not math.isnan(value) else f"a {_kind(value)}"
+    return "a number beyond all bounds" if type(value) in (int, float) else f"a {_kind(value)}"
 
 
 def _kind(value: Any) -> str:

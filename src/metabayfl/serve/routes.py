@@ -6,11 +6,12 @@ A handler takes the request as it came and gives a finished response: to let the
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from metabayfl.serve import answering, clients, gate, learning, openapi, reading, shapes, views
@@ -18,6 +19,23 @@ from metabayfl.serve.gate import Rates
 from metabayfl.serve.service import Service
 
 Handler = Callable[..., Awaitable[Response]]
+
+
+class Direct(APIRoute):
+    """Calls its handler with the request and the path's parameters, as texts, and leaves nothing else to be worked out for each request."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's place for this."""
+        endpoint = self.endpoint
+
+        async def handle(request: Request) -> Response:
+            response: Response = await endpoint(request, **request.path_params)
+            return response
+
+        return handle
+
+
+BINARY = "application/octet-stream"
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": shapes.Refused} for status in (400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 503, 507)
@@ -37,14 +55,13 @@ def answer(value: Any) -> Response:
     return Response(json.dumps(value, allow_nan=False), media_type="application/json")
 
 
-def router(service: Service, rates: Rates) -> APIRouter:
-    """All endpoints over one service."""
-    out = APIRouter()
+def add(out: APIRouter, service: Service, rates: Rates) -> None:
+    """Put all endpoints over one service into a router."""
+    out.route_class = Direct
+    _asking(out, service, rates)  # first: routes are tried in order, and predictions are most of what comes
     _changing(out, service, rates)
-    _asking(out, service, rates)
     _looking(out, service, rates)
     _operating(out, service, rates)
-    return out
 
 
 def _changing(out: APIRouter, service: Service, rates: Rates) -> None:
@@ -107,9 +124,9 @@ def _looking(out: APIRouter, service: Service, rates: Rates) -> None:
         """The posterior's file, which `metabayfl predict` and `metabayfl export` take."""
         gate.require_reader(gate.bearer(service, rates, request), client)
         _, data = await service.view(clients.posterior, service.viewer, client)
-        return Response(data, media_type="application/octet-stream")
+        return Response(data, media_type=BINARY)
 
-    _add(out, "GET", "/v1/clients/{client}/posterior", posterior, None, {})
+    _add(out, "GET", "/v1/clients/{client}/posterior", posterior, BINARY, {})
 
 
 def _operating(out: APIRouter, service: Service, rates: Rates) -> None:
@@ -136,11 +153,11 @@ def _operating(out: APIRouter, service: Service, rates: Rates) -> None:
         service.meters.waiting.set(waiting)
         return Response(generate_latest(service.meters.registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def health() -> Response:
+    async def health(_: Request) -> Response:
         """Whether the process answers."""
         return answer({"status": "alive"})
 
-    async def ready() -> Response:
+    async def ready(_: Request) -> Response:
         """Whether the store answers too."""
         await service.view(views.counts, service)
         return answer({"status": "ready"})
@@ -148,17 +165,14 @@ def _operating(out: APIRouter, service: Service, rates: Rates) -> None:
     _add(out, "GET", "/v1/bearer", bearer, shapes.Bearer, {})
     _add(out, "GET", "/v1/strategy", strategy, shapes.StrategyFacts, {})
     _add(out, "GET", "/v1/overview", overview, shapes.Overview, {})
-    _add(out, "GET", "/metrics", metrics, None, {})
+    _add(out, "GET", "/metrics", metrics, "text/plain", {})
     _add(out, "GET", "/health", health, shapes.Health, {})
     _add(out, "GET", "/ready", ready, shapes.Health, {})
 
 
 def _add(out: APIRouter, method: str, path: str, handler: Handler, shape: Any, extra: dict[str, Any]) -> None:
+    """``shape`` is a model of the JSON answered, or another media type."""
+    answered = {"content": {shape: {}}} if isinstance(shape, str) else {"model": shape}
     out.add_api_route(
-        path,
-        handler,
-        methods=[method],
-        response_model=None,
-        openapi_extra=extra,
-        responses={**_REFUSALS, **({200: {"model": shape}} if shape else {})},
+        path, handler, methods=[method], response_model=None, response_class=Response, openapi_extra=extra, responses={**_REFUSALS, 200: answered}
     )

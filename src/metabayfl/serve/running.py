@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,8 +33,15 @@ def run(strategy: Path, store: Path, address: Address, limits: Limits, say: Call
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     source = personal.load(strategy)
     with owned(store):
-        service = Service(source, store, limits)
-        Server(service, address, say).run()
+        server = Server(Service(source, store, limits), address, say)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _stop)
+        server.run()
+
+
+def _stop(*_: object) -> None:
+    """uvicorn ends what is in flight at a signal and then sends it again: to be told to stop is no failure."""
+    sys.exit(0)
 
 
 class Server(uvicorn.Server):
