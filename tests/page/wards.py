@@ -128,7 +128,7 @@ def posted(frame: pd.DataFrame) -> dict[str, Any]:
     return {"rows": frame.drop(columns="stay").to_dict("records"), "labels": frame["stay"].tolist()}
 
 
-def furnish(server: Served, client: str, seed: int, *, samples: int = 25, labels: int = 60, asked: int = 40) -> str:
+def furnish(server: Served, client: str, seed: int, *, samples: int = 15, labels: int = 40, asked: int = 40) -> str:
     """A client with a posterior, labels that came later, referred cases and a day's history; returns its token."""
     rng, token = np.random.default_rng(seed), server.token(client)
     frame = patients(rng, samples + labels + asked)

@@ -48,6 +48,10 @@ class Options:
     port: int = PORT
     open_browser: bool = False
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port is {self.port}, expected 0 for a free one, or 1 to 65535")
+
 
 class Audience:
     """Whether pages are open: each asks about once a second."""
@@ -144,7 +148,7 @@ def live(directory: Path, options: Options, say: Callable[[str], None]) -> Itera
 def _listening(options: Options) -> Iterator[tuple[socket.socket, str]]:
     try:
         door = socket.create_server((HOST, options.port))
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConfigError(f"port {options.port} on {HOST} cannot be used ({error}): choose another with --port, or 0 for a free one") from error
     with door:
         yield door, f"http://{HOST}:{door.getsockname()[1]}/"
