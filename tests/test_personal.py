@@ -13,8 +13,10 @@ import torch
 
 from metabayfl import tree, tree_file
 from metabayfl.artifact import load_strategy, save_posterior
+from metabayfl.calibration import set_limits
 from metabayfl.errors import ArtifactError, ConfigError, DataError, MetabayflError, SchemaError, StorageError
-from metabayfl.personal import PersonalModel, PersonalPrediction, PersonalStrategy, load, load_personal
+from metabayfl.personal import PersonalModel, PersonalStrategy, load, load_personal
+from metabayfl.presentation import PersonalPrediction
 from tiny import digits, patients
 
 ALGORITHMS = ("meta_bayfl", "fedavg")
@@ -29,7 +31,8 @@ def arrays(prediction: PersonalPrediction) -> dict[str, Any]:
 
 
 def same(a: PersonalPrediction, b: PersonalPrediction) -> bool:
-    return all(np.array_equal(x, y) for x, y in zip(arrays(a).values(), arrays(b).values(), strict=True))
+    pairs = zip(arrays(a).values(), arrays(b).values(), strict=True)
+    return all(x == y if isinstance(x, tuple) else np.array_equal(x, y) for x, y in pairs)
 
 
 def close(a: Any, b: Any) -> bool:
@@ -123,11 +126,94 @@ def test_the_threshold_refers_the_share_that_was_asked_for(digits_strategy: Pers
         digits_strategy.personalize(x, y, refer_share=1.5)
 
 
-def test_one_sample_gives_a_model_that_refers_nothing(digits_strategy: PersonalStrategy) -> None:
+def uncalibrated(strategy: PersonalStrategy) -> PersonalStrategy:
+    """The same without what other clients know."""
+    return dataclasses.replace(strategy, strategy=dataclasses.replace(strategy.strategy, calibration={}))
+
+
+def test_one_sample_and_no_other_client_refer_nothing_and_promise_nothing(digits_strategy: PersonalStrategy) -> None:
+    x, y = digits()
+    model = uncalibrated(digits_strategy).personalize(x[:1], y[:1])
+    assert model.threshold == math.inf
+    prediction = model.predict(x, coverage=0.7)
+    assert (prediction.referred, prediction.guaranteed) == (0, False)
+    assert prediction.sets is not None
+    assert prediction.probabilities is not None
+    for probs, names in zip(prediction.probabilities, prediction.sets, strict=True):
+        inside = [probs[prediction.classes.index(name)] for name in names]
+        assert sum(inside) >= 0.7 > sum(inside[:-1])
+
+
+def test_one_sample_leans_on_what_other_clients_saw(digits_strategy: PersonalStrategy) -> None:
     x, y = digits()
     model = digits_strategy.personalize(x[:1], y[:1])
-    assert model.threshold == math.inf
-    assert model.predict(x).referred == 0
+    assert math.isfinite(model.threshold)
+    assert model.threshold == pytest.approx(float(digits_strategy.strategy.calibration["uncertainty"][79]), rel=0.05)
+
+
+def test_sets_hold_what_is_as_probable_as_the_limit(digits_strategy: PersonalStrategy) -> None:
+    (x, y), (new, _) = digits(), digits(40, 60)
+    model = digits_strategy.personalize(x, y)
+    assert model.predict(new).guaranteed
+    for by in ("client", "class"):
+        limits = set_limits(model.known, 0.8, by)
+        prediction = model.predict(new, coverage=0.8, by=by)
+        assert prediction.sets is not None
+        assert prediction.probabilities is not None
+        for probs, names, novel in zip(prediction.probabilities, prediction.sets, prediction.novel, strict=True):
+            kept = [name for name, p, limit in zip(prediction.classes, probs, limits.tolist(), strict=True) if p >= limit or novel]
+            assert sorted(names) == kept
+
+
+def test_an_own_case_is_predicted_without_itself(digits_strategy: PersonalStrategy) -> None:
+    """With as many samples as folds each fold is one sample: the model of the others, built anew."""
+    (x, y), source = digits(0, 5), digits_strategy
+    model = source.personalize(x, y)
+    for row in range(5):
+        others = [at for at in range(5) if at != row]
+        alone = source.personalize(x[others], [y[at] for at in others]).predict(x[row : row + 1])
+        assert alone.probabilities is not None
+        given = alone.probabilities[0][alone.classes.index(y[row])]
+        assert float(model.cases.conformity[row, 0]) == pytest.approx(float(given), abs=1e-5)
+        assert float(model.cases.uncertainty[row]) == pytest.approx(float(alone.total[0]), abs=1e-4)
+
+
+def test_a_novel_case_is_referred_and_may_be_anything(digits_strategy: PersonalStrategy) -> None:
+    (x, y), (new, _) = digits(), digits(40, 60)
+    model = digits_strategy.personalize(x, y, novelty_rate=0.9)
+    prediction = model.predict(new, threshold=math.inf)
+    assert 0 < prediction.novel.sum() < 20
+    assert prediction.novel.tolist() == (prediction.epistemic > np.float32(model.limits[1])).tolist() == prediction.refer.tolist()
+    assert prediction.sets is not None
+    assert all(len(names) == 10 for names, novel in zip(prediction.sets, prediction.novel, strict=True) if novel)
+
+
+def test_the_least_certain_of_these_inputs_are_referred_where_a_share_of_them_is_wanted(digits_strategy: PersonalStrategy) -> None:
+    (x, y), (new, _) = digits(), digits(40, 60)
+    prediction = digits_strategy.personalize(x, y, novelty_rate=0.001).predict(new, refer_share=0.25)
+    assert prediction.referred == 5
+    assert prediction.total[prediction.refer].min() > prediction.total[~prediction.refer].max()
+
+
+def test_a_wanted_error_sets_the_threshold_by_the_risk(digits_strategy: PersonalStrategy, dose_strategy: PersonalStrategy) -> None:
+    x, y = digits()
+    by_error = [digits_strategy.personalize(x, y, refer_error=error).threshold for error in (0.5, 0.2, 0.08)]
+    assert by_error == sorted(by_error, reverse=True)
+    own = patients(seed=1).iloc[:10]
+    with pytest.raises(ConfigError, match="give refer_share"):
+        dose_strategy.personalize(own, own["dose"], refer_error=0.1)
+    for wanted in ({"refer_error": 0.0}, {"novelty_rate": 1.0}):
+        with pytest.raises(ConfigError, match="expected a number between 0 and 1"):
+            digits_strategy.personalize(x, y, **wanted)
+
+
+def test_an_interval_has_the_mass_that_the_limits_leave(dose_strategy: PersonalStrategy) -> None:
+    own, new = patients(seed=1).iloc[:10], patients(seed=1).iloc[10:14]
+    model = dose_strategy.personalize(own, own["dose"])
+    narrow, wide = (model.predict(new, coverage=level).interval for level in (0.5, 0.8))
+    assert narrow is not None
+    assert wide is not None
+    assert ((wide[..., 1] - wide[..., 0]) > (narrow[..., 1] - narrow[..., 0])).all()
 
 
 def test_a_regression_speaks_in_the_targets_unit(dose_strategy: PersonalStrategy) -> None:

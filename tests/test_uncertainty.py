@@ -9,7 +9,7 @@ import torch
 
 from metabayfl import random
 from metabayfl.errors import ConfigError, DataError
-from metabayfl.uncertainty import refer, sampled_split, threshold_for_error, threshold_for_share
+from metabayfl.uncertainty import refer, sampled_split, threshold_for_share
 
 
 def test_split_keeps_the_probabilities_and_adds_up() -> None:
@@ -45,19 +45,11 @@ def test_ties_refer_at_most_the_share() -> None:
     assert refer(scores, threshold_for_share(scores, 0.5)).tolist() == [False, False, False, True]
 
 
-def test_error_threshold_is_the_highest_that_holds() -> None:
-    scores = random.uniform(random.key(3), (200,))
-    wrong = random.uniform(random.key(4), (200,)) < scores
-    threshold = threshold_for_error(scores, wrong, 0.2)
-    rates = {float(t): float(wrong[scores <= t].double().mean()) for t in scores}
-    assert rates[threshold] <= 0.2
-    assert all(rate > 0.2 for t, rate in rates.items() if t > threshold)
-
-
-def test_error_threshold_takes_equal_scores_together_and_may_refer_all() -> None:
-    assert threshold_for_error(torch.tensor([1.0, 1.0, 2.0]), torch.tensor([0, 1, 1]), 0.4) == -math.inf
-    assert refer(torch.tensor([0.0]), -math.inf).tolist() == [True]
-    assert threshold_for_error(torch.tensor([1.0, 1.0, 2.0]), torch.tensor([0, 1, 0]), 0.4) == 2.0
+def test_a_case_of_weight_two_counts_twice() -> None:
+    scores, weight = torch.tensor([3.0, 1.0, 2.0]), torch.tensor([1.0, 1.0, 2.0])
+    repeated = torch.tensor([3.0, 1.0, 2.0, 2.0])
+    for share in (0.0, 0.2, 0.25, 0.5, 0.75, 1.0):
+        assert threshold_for_share(scores, share, weight) == threshold_for_share(repeated, share)
 
 
 def test_a_score_that_is_no_number_is_referred() -> None:
@@ -67,9 +59,7 @@ def test_a_score_that_is_no_number_is_referred() -> None:
 def test_bad_input_says_what_was_expected() -> None:
     with pytest.raises(ConfigError, match=r"share 1.5: expected a number from 0 to 1"):
         threshold_for_share(torch.ones(2), 1.5)
-    with pytest.raises(DataError, match="at least one case"):
+    with pytest.raises(DataError, match="expected one number and weight for each of some cases"):
         threshold_for_share(torch.ones(0), 0.5)
-    with pytest.raises(DataError, match="at least one case"):
-        threshold_for_error(torch.tensor([math.nan]), torch.ones(1), 0.5)
-    with pytest.raises(DataError, match="expected one for each"):
-        threshold_for_error(torch.ones(2), torch.ones(3), 0.5)
+    with pytest.raises(DataError, match="one number and weight for each"):
+        threshold_for_share(torch.ones(2), 0.5, torch.ones(3))

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.data import DataOptions, build_federation
-from metabayfl.personal import PersonalModel, PersonalPrediction, PersonalStrategy, load, load_personal
+from metabayfl.personal import PersonalModel, PersonalStrategy, load, load_personal
+from metabayfl.presentation import PersonalPrediction
 
 if TYPE_CHECKING:
     from metabayfl.estimators import MetaBayesClassifier, MetaBayesRegressor

@@ -37,6 +37,7 @@ class Strategy:
         figures: what was measured on the validation clients; figures without a value are kept as None.
         codec: the codec that the strategy travels with, a name in :data:`~metabayfl.compression.CODECS`. With ``int8`` the file holds the codes
             and scales that would travel, a byte a number; with any other every number as it is.
+        calibration: what the validation clients saw of cases with known answers (:func:`metabayfl.calibration.table`); ``{}`` for nothing.
     """
 
     spec: dict[str, Any]
@@ -45,6 +46,7 @@ class Strategy:
     provenance: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
     codec: str = "exact"
+    calibration: Tree = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Write the strategy, atomically; the same strategy gives the same bytes.
@@ -98,12 +100,14 @@ def strategy_from_bytes(data: bytes, template: Tree | None = None, *, where: str
     """The inverse of :meth:`Strategy.to_bytes`; ``where`` names the file in messages."""
     value, about = tree_file.from_bytes(data, kind="strategy", where=where)
     _require_fields(about, _ABOUT, where)
-    groups = _groups(value, ("meta", "scale") if about["codec"] == "int8" else ("meta",), where)
+    names = ("meta", "scale") if about["codec"] == "int8" else ("meta",)
+    *groups, calibration = _groups({"calibration": {}, **value}, (*names, "calibration"), where)
     meta = _decoded(groups[0], groups[1], where) if about["codec"] == "int8" else groups[0]
-    tree_file.require_finite(meta, where)
+    for numbers in (meta, calibration):
+        tree_file.require_finite(numbers, where)
     if template is not None:
         meta = tree_file.fit(meta, template, where)
-    return Strategy(meta=meta, **{name: about[name] for name in _ABOUT - {"version"}})
+    return Strategy(meta=meta, calibration=calibration, **{name: about[name] for name in _ABOUT - {"version"}})
 
 
 def save_posterior(path: str | Path, posterior: Tree, strategy: Strategy, about: dict[str, Any]) -> None:
@@ -161,8 +165,7 @@ def posterior_from_bytes(
 def _origin(data: Any, link: str, where: str, expected: Strategy | None) -> Strategy:
     if not isinstance(data, Tensor) or data.dtype != torch.uint8:
         raise ArtifactError(f"{where} lacks the strategy that it was made from: get it again from where it came")
-    content = data.numpy().tobytes()
-    origin = expected if expected and content == expected.to_bytes() else strategy_from_bytes(content, where=f"{where}, its strategy")
+    origin = strategy_from_bytes(data.numpy().tobytes(), where=f"{where}, its strategy")
     if origin.digest() != link:
         raise ArtifactError(f"{where} holds another strategy than it names: get it again from where it came")
     if expected is not None and expected.digest() != link:
@@ -181,7 +184,8 @@ def _stored(strategy: Strategy) -> tuple[Tree, dict[str, Any]]:
         about |= {"provenance": storage.plain(strategy.provenance), "figures": storage.plain(strategy.figures)}
     except TypeError as error:
         raise ArtifactError(f"the strategy's provenance or figures: {error}") from error
-    return (_encoded(strategy.meta) if strategy.codec == "int8" else {"meta": strategy.meta}), about
+    stored = _encoded(strategy.meta) if strategy.codec == "int8" else {"meta": strategy.meta}
+    return {**stored, **({"calibration": strategy.calibration} if strategy.calibration else {})}, about
 
 
 def _encoded(meta: Tree) -> Tree:

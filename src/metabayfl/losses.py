@@ -104,8 +104,11 @@ def student_t_log_density(y: Tensor, prediction: RegressionPrediction) -> Tensor
     return torch.where(finite, student, gauss) - torch.log(prediction.scale)
 
 
-def student_t_half_width(scale: Tensor, dof: Tensor, level: float) -> Tensor:
-    """Half the width of the central interval that holds ``level`` of the probability; the Gaussian's where ``dof`` is infinite."""
-    quantile = special.stdtrit(dof.double().numpy(), 0.5 + level / 2)
-    gauss = special.ndtri(0.5 + level / 2)
-    return scale * torch.from_numpy(np.where(np.isfinite(dof.numpy()), quantile, gauss)).to(scale.dtype)
+def student_t_half_width(scale: Tensor, dof: Tensor, level: float | Tensor) -> Tensor:
+    """Half the width of the central interval that holds ``level`` of the probability, one number or one per target ``(R,)``.
+
+    The Gaussian's where ``dof`` is infinite.
+    """
+    below = (1.0 - np.asarray(level, dtype=np.float64)) / 2
+    quantile = special.stdtrit(dof.double().numpy(), below)
+    return scale * torch.from_numpy(-np.where(np.isfinite(dof.numpy()), quantile, special.ndtri(below))).to(scale.dtype)

@@ -10,13 +10,12 @@ Nothing here is trained by more than the strategy's own rule, and nothing leaves
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -25,50 +24,27 @@ from metabayfl import random, storage, tree_file
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.algorithms.preparation import prepare
 from metabayfl.artifact import Strategy, load_strategy, posterior_from_bytes, posterior_to_bytes
+from metabayfl.calibration import (
+    By,
+    Cases,
+    Known,
+    cross_fit,
+    novelty_limit,
+    referral_for_error,
+    referral_for_share,
+    score,
+    set_limits,
+    template,
+)
 from metabayfl.data.schema import Schema
 from metabayfl.errors import ArtifactError, ConfigError, DataError, ModelError, SchemaError
-from metabayfl.losses import student_t_half_width
 from metabayfl.models import build_model
-from metabayfl.types import Algorithm, Batch, ClassPrediction, Key, Model, Prediction, Prepared, Tree
-from metabayfl.uncertainty import refer, threshold_for_share
+from metabayfl.presentation import Decision, PersonalPrediction, present
+from metabayfl.types import Algorithm, Batch, Key, Model, Prepared, Tree
+from metabayfl.uncertainty import threshold_for_share
 
 Array = NDArray[Any]
-_ABOUT = ("threshold", "refer_share", "seed")
-
-FOLDS = 5
-"""The referral threshold is chosen on predictions for support samples that the model was not built from, in so many folds."""
-
-
-@dataclass(frozen=True)
-class PersonalPrediction:
-    """What a client's model says of ``n`` inputs, as NumPy arrays.
-
-    Attributes:
-        label: the most probable class name ``(n,)``, or the mean in the target's unit ``(n, R)``.
-        probabilities: ``(n, K)`` in the order of ``classes``; None in regression.
-        classes: class names, or target names.
-        total: entropy in nats ``(n,)``, or predictive variance in squared units ``(n, R)``.
-        aleatoric: the part that more samples would not remove.
-        epistemic: the part that they would.
-        interval: ``(n, R, 2)`` central 90 % interval in the target's unit; None in classification.
-        refer: ``(n,)`` True where a person should look.
-        threshold: the uncertainty above which a case is referred: nats, or the mean over targets of the standardised predictive variance.
-    """
-
-    label: Array
-    probabilities: Array | None
-    classes: tuple[str, ...]
-    total: Array
-    aleatoric: Array
-    epistemic: Array
-    interval: Array | None
-    refer: Array
-    threshold: float
-
-    @property
-    def referred(self) -> int:
-        """How many cases to refer."""
-        return int(self.refer.sum())
+_ABOUT = ("refer_share", "refer_error", "novelty_rate", "seed")
 
 
 @dataclass(frozen=True)
@@ -79,24 +55,36 @@ class PersonalStrategy:
     algorithm: Algorithm
     schema: Schema
 
-    def personalize(self, x: Any, y: Any, *, refer_share: float = 0.2, seed: int = 0) -> PersonalModel:
+    def personalize(
+        self, x: Any, y: Any, *, refer_share: float = 0.2, refer_error: float | None = None, novelty_rate: float = 0.02, seed: int = 0
+    ) -> PersonalModel:
         """The posterior of one client.
 
         Args:
             x: raw inputs as the schema says: a data frame or mapping of columns, or an array ``(n, ...)``.
             y: raw targets ``(n,)``: class names, or numbers.
-            refer_share: the threshold is set so that this share of cases like the support would be referred.
+            refer_share: the threshold is set so that this share of cases like the known ones would be referred.
+            refer_error: in place of a share, the share of all cases that may be answered without a person and wrong (classification).
+            novelty_rate: share of ordinary cases that may be called novel.
             seed: of sampling, where the algorithm samples.
 
         Raises:
             SchemaError: if inputs or targets do not fit the schema.
             DataError: if there is no sample.
+            ConfigError: if a share is none, or an error is wanted of a regression.
         """
+        if refer_error is not None and self.schema.kind == "regression":
+            raise ConfigError(f"refer_error is {refer_error}, but a regression's answers are not right or wrong: give refer_share")
         batch = encode(self.schema, x, y)
-        key = random.key(seed)
-        posterior = _adapt(self.algorithm, self.strategy.meta, batch, key)
-        threshold = _threshold(self.algorithm, self.strategy.meta, batch, key, refer_share)
-        return PersonalModel(self, posterior, batch, threshold, refer_share, seed)
+        posterior = _adapt(self.algorithm, self.received, batch, random.key(seed))
+        model = PersonalModel(self, posterior, batch, _own_cases(self, batch, seed), refer_share, refer_error, novelty_rate, seed)
+        model.limits  # noqa: B018  # a share that is none is refused here and not with the first prediction
+        return model
+
+    @cached_property
+    def received(self) -> Tree:
+        """The strategy's numbers as a client has them."""
+        return self.algorithm.down.round_trip(self.strategy.meta, None)
 
 
 @dataclass(frozen=True)
@@ -106,8 +94,10 @@ class PersonalModel:
     source: PersonalStrategy
     posterior: Tree
     support: Batch  # encoded; stays with the client, so that an update is exact for every algorithm
-    threshold: float
+    cases: Cases  # the support, each sample as predicted without it
     refer_share: float
+    refer_error: float | None
+    novelty_rate: float
     seed: int
 
     @property
@@ -120,29 +110,63 @@ class PersonalModel:
         """The posterior made ready to answer: computed with the first prediction and kept."""
         return prepare(self.source.algorithm, self.posterior, random.fold(random.key(self.seed), "predict"))
 
-    def predict(self, x: Any, *, threshold: float | None = None) -> PersonalPrediction:
-        """Predict raw inputs ``(n, ...)``; ``threshold`` overrides the one chosen on the support.
+    @cached_property
+    def known(self) -> Known:
+        """The cases with known answers that every guarantee comes from: the client's own and the strategy's table of other clients."""
+        classes = self.schema.outputs if self.schema.kind == "classification" else 0
+        return Known(self.cases, self.source.strategy.calibration, classes)
+
+    @cached_property
+    def limits(self) -> tuple[float, float]:
+        """The total uncertainty above which a case is referred, and the epistemic one above which it is novel."""
+        threshold = referral_for_share(self.known, self.refer_share) if self.refer_error is None else referral_for_error(self.known, self.refer_error)
+        return threshold, novelty_limit(self.known, self.novelty_rate)
+
+    @cached_property
+    def _set_limits(self) -> Callable[[float, By], Tensor]:
+        """Of sets and intervals by coverage; a model that answers often is asked for the same ones."""
+        return lru_cache(maxsize=8)(partial(set_limits, self.known))
+
+    @property
+    def threshold(self) -> float:
+        """The total uncertainty above which a case is referred."""
+        return self.limits[0]
+
+    def predict(
+        self, x: Any, *, coverage: float = 0.9, by: By = "client", threshold: float | None = None, refer_share: float | None = None
+    ) -> PersonalPrediction:
+        """Predict raw inputs ``(n, ...)``.
+
+        Args:
+            x: raw inputs as the schema says.
+            coverage: probability with which the truth shall be in its set or interval.
+            by: ``client``: among all the client's cases; ``class``: among those of each true class (Mondrian).
+            threshold: of total uncertainty, in place of the one chosen on known cases.
+            refer_share: in place of a threshold, refer this share of these very inputs, the least certain ones.
 
         Raises:
             SchemaError: if inputs do not fit the schema.
+            ConfigError: if the coverage or the share is none.
         """
         encoded = torch.from_numpy(self.schema.encode(x))
         with torch.no_grad():
             prediction = self.prepared.answer(self.prepared.constants, encoded)
-        return _present(self.schema, prediction, self.threshold if threshold is None else threshold)
+        if refer_share is not None:
+            threshold = threshold_for_share(score(prediction), refer_share)
+        decision = Decision(self._set_limits(coverage, by), coverage, self.threshold if threshold is None else threshold, self.limits[1])
+        return present(self.schema, prediction, decision)
 
     def update(self, x: Any, y: Any) -> PersonalModel:
         """The model with more samples, the same as personalizing on all of them together."""
         new = encode(self.schema, x, y)
         both = Batch(*(torch.cat(pair) for pair in zip(self.support, new, strict=True)))
-        algorithm, key = self.source.algorithm, random.key(self.seed)
+        algorithm = self.source.algorithm
         if algorithm.update is not None:
             with torch.no_grad():
                 posterior = algorithm.update(self.posterior, new)
         else:
-            posterior = _adapt(algorithm, self.source.strategy.meta, both, key)
-        threshold = _threshold(algorithm, self.source.strategy.meta, both, key, self.refer_share)
-        return dataclasses.replace(self, posterior=posterior, support=both, threshold=threshold)
+            posterior = _adapt(algorithm, self.source.received, both, random.key(self.seed))
+        return dataclasses.replace(self, posterior=posterior, support=both, cases=_own_cases(self.source, both, self.seed))
 
     def save(self, path: str | Path) -> None:
         """Write the posterior, with all that predicting and updating need, in one file."""
@@ -150,9 +174,8 @@ class PersonalModel:
 
     def to_bytes(self) -> bytes:
         """The content of the file; the same model gives the same bytes."""
-        value = {"posterior": self.posterior, "support": self.support._asdict()}
-        about = {**{name: getattr(self, name) for name in _ABOUT}, "threshold": float(self.threshold).hex()}
-        return posterior_to_bytes(value, self.source.strategy, about)
+        value = {"posterior": self.posterior, "support": self.support._asdict(), "cases": self.cases._asdict()}
+        return posterior_to_bytes(value, self.source.strategy, {name: getattr(self, name) for name in _ABOUT})
 
 
 def load(path: str | Path, model: Model | None = None) -> PersonalStrategy:
@@ -192,11 +215,11 @@ def personal_from_bytes(
         ArtifactError: as :func:`load`, and for a posterior of another strategy than ``source``.
     """
     value, strategy, about = posterior_from_bytes(data, strategy=source.strategy if source else None, where=where)
-    support = value.get("support", {})
-    if value.keys() != {"posterior", "support"} or support.keys() != set(Batch._fields) or about.keys() != set(_ABOUT):
-        raise ArtifactError(f"{where} is a posterior without its support or threshold: save it with PersonalModel.save")
-    about["threshold"] = float.fromhex(about["threshold"])  # a text, since infinity, where nothing is referred, has no JSON
-    return PersonalModel(source or rebuild(strategy, model, where), value["posterior"], Batch(**support), **about)
+    support, known = value.get("support", {}), value.get("cases", {})
+    groups = {"posterior", "support", "cases"}
+    if value.keys() != groups or support.keys() != set(Batch._fields) or known.keys() != set(Cases._fields) or about.keys() != set(_ABOUT):
+        raise ArtifactError(f"{where} is a posterior without its support, known cases or shares: save it with PersonalModel.save")
+    return PersonalModel(source or rebuild(strategy, model, where), value["posterior"], Batch(**support), Cases(**known), **about)
 
 
 def rebuild(strategy: Strategy, model: Model | None = None, where: str = "the strategy") -> PersonalStrategy:
@@ -212,6 +235,8 @@ def rebuild(strategy: Strategy, model: Model | None = None, where: str = "the st
     except (AttributeError, KeyError, TypeError, SchemaError, ConfigError, ModelError) as error:
         raise ArtifactError(f"{where} has a specification that this library cannot rebuild ({error}): was it written by another version?") from error
     tree_file.fit(strategy.meta, algorithm.init(random.key(0)), where)
+    if strategy.calibration:
+        tree_file.fit(strategy.calibration, template(schema.outputs if schema.kind == "classification" else 0, schema.outputs), where)
     return PersonalStrategy(strategy, algorithm, schema)
 
 
@@ -235,40 +260,10 @@ def encode(schema: Schema, x: Any, y: Any) -> Batch:
     return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), torch.ones(len(targets)))
 
 
-def _adapt(algorithm: Algorithm, meta: Tree, batch: Batch, key: Key) -> Tree:
+def _adapt(algorithm: Algorithm, received: Tree, batch: Batch, key: Key) -> Tree:
     with torch.no_grad():
-        return algorithm.adapt(algorithm.down.round_trip(meta, None), batch, random.fold(key, "adapt"))
+        return algorithm.adapt(received, batch, random.fold(key, "adapt"))
 
 
-def _threshold(algorithm: Algorithm, meta: Tree, batch: Batch, key: Key, share: float) -> float:
-    """The uncertainty that ``share`` of the support exceeds when each fold is predicted from the others; with one sample nothing is referred."""
-    count = len(batch.mask)
-    if count < 2:
-        return math.inf
-    fold_of = random.permutation(random.fold(key, "folds"), batch.mask) % min(FOLDS, count)
-    scores = torch.empty(count)
-    for fold in range(min(FOLDS, count)):
-        out = fold_of == fold
-        posterior = _adapt(algorithm, meta, Batch(batch.x[~out], batch.y[~out], batch.mask[~out]), key)
-        with torch.no_grad():
-            scores[out] = _score(algorithm.predict(posterior, batch.x[out], random.fold(key, "predict")))
-    return threshold_for_share(scores, share)
-
-
-def _score(prediction: Prediction) -> Tensor:
-    """What the threshold is compared with: total uncertainty, ``(n,)``."""
-    return prediction.total if isinstance(prediction, ClassPrediction) else prediction.total.mean(-1)
-
-
-def _present(schema: Schema, prediction: Prediction, threshold: float) -> PersonalPrediction:
-    refused = refer(_score(prediction), threshold).numpy()
-    if isinstance(prediction, ClassPrediction):
-        label = schema.decode_targets(prediction.probs.argmax(-1).numpy())
-        probs, total, aleatoric, epistemic = (part.numpy() for part in prediction)
-        return PersonalPrediction(label, probs, schema.classes, total, aleatoric, epistemic, None, refused, threshold)
-    unit = np.asarray(schema.target_scale)
-    mean = schema.decode_targets(prediction.mean.numpy())
-    half = student_t_half_width(prediction.scale, prediction.dof, 0.9).numpy() * unit
-    total, aleatoric, epistemic = (part.numpy() * unit**2 for part in (prediction.total, prediction.aleatoric, prediction.epistemic))
-    interval = np.stack([mean - half, mean + half], -1)
-    return PersonalPrediction(mean, None, schema.targets, total, aleatoric, epistemic, interval, refused, threshold)
+def _own_cases(source: PersonalStrategy, batch: Batch, seed: int) -> Cases:
+    return cross_fit(source.algorithm, source.received, batch, random.key(seed))

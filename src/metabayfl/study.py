@@ -30,11 +30,11 @@ from metabayfl.engine.memory import peak_memory_mb, reset_peak
 from metabayfl.engine.options import TrainOptions
 from metabayfl.engine.rounds import RoundInfo, TrainState, begin
 from metabayfl.errors import ConfigError, SchemaError
-from metabayfl.evaluation import evaluate, over_seeds, payload, summarise, timings
+from metabayfl.evaluation import calibrate, coverage, evaluate, over_seeds, payload, pooled, summarise, timings
 from metabayfl.models import build_model
 from metabayfl.privacy.forecast import Forecast, forecast
 from metabayfl.report import write_report
-from metabayfl.types import Algorithm
+from metabayfl.types import Algorithm, Tree
 
 STUDY, RUN = "study.json", "run.json"
 
@@ -180,11 +180,14 @@ def _score(run: Run, state: TrainState) -> dict[str, float | None]:
     """Judge the best strategy on the held-out clients; write the strategy and the figures."""
     key = random.fold(random.key(run.seed), "heldout")
     held = evaluate(run.algorithm, state.best, run.federation.heldout, run.federation.schema, key)
+    known = calibrate(run.algorithm, state.best, run.federation.validation, random.fold(random.key(run.seed), "calibration"))
+    covered = coverage(run.algorithm, state.best, run.federation.heldout, known, key)
     speed = timings(run.algorithm, state.best, run.federation.heldout, key)
     rows = job.read_metrics(run.directory / job.METRICS)
     down, up = message_bytes(run.algorithm, state)
     figures: dict[str, float | None] = {
         **summarise(held),
+        **pooled(covered),
         "bytes_up": up,
         "bytes_down": down,
         "adapt_ms": speed.adapt_ms,
@@ -193,8 +196,9 @@ def _score(run: Run, state: TrainState) -> dict[str, float | None]:
         "peak_memory_mb": peak_memory_mb(),
         "rounds": float(state.round),
     }
-    strategy(run, state).save(run.directory / "strategy.safetensors")
-    storage.write_json(run.directory / "figures.json", {"identity": identity(run), "figures": figures, "kept": payload(held)})
+    strategy(run, state, known).save(run.directory / "strategy.safetensors")
+    kept = {**payload(held), "promises": [client._asdict() for client in covered]}
+    storage.write_json(run.directory / "figures.json", {"identity": identity(run), "figures": figures, "kept": kept})
     return figures
 
 
@@ -206,8 +210,8 @@ def message_bytes(algorithm: Algorithm, state: TrainState) -> tuple[float, float
     return float(len(algorithm.down.encode(state.best, None))), float(len(algorithm.up.encode(state.best, key)))
 
 
-def strategy(run: Run, state: TrainState) -> Strategy:
-    """The artifact of a trained run; it holds nothing that changes between two equal runs."""
+def strategy(run: Run, state: TrainState, known: Tree) -> Strategy:
+    """The artifact of a trained run, with what the validation clients know; it holds nothing that changes between two equal runs."""
     return Strategy(
         spec=run.spec,
         meta=state.best,
@@ -221,6 +225,7 @@ def strategy(run: Run, state: TrainState) -> Strategy:
             "versions": versions(),
         },
         figures={"validation_loss": state.best_loss} if state.best_round and state.best_loss != float("inf") else {},
+        calibration=known,
         codec=run.algorithm.down.name,
     )
 

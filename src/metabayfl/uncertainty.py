@@ -34,57 +34,29 @@ def refer(scores: Tensor, threshold: Tensor | float) -> Tensor:
     return ~(scores <= threshold)
 
 
-def threshold_for_share(scores: Tensor, share: float) -> float:
+def threshold_for_share(scores: Tensor, share: float, weight: Tensor | None = None) -> float:
     """The lowest threshold that refers at most ``share`` of these cases.
 
     Args:
         scores: ``(N,)``, higher is less sure.
         share: of the cases, from 0 to 1.
+        weight: of the cases ``(N,)``; None means that all count alike.
 
     Raises:
         ConfigError: if ``share`` is no share.
-        DataError: if there is no case, or a score is no number.
+        DataError: if there is no case, a score is no number, or there is not one weight for each.
 
     Example:
         >>> scores = torch.tensor([0.1, 0.9, 0.2, 0.7, 0.3])
         >>> refer(scores, threshold_for_share(scores, 0.4)).tolist()
         [False, True, False, True, False]
     """
-    _check(scores, "share", share)
-    kept = len(scores) - math.floor(share * len(scores) + 1e-9)
-    return float(torch.sort(scores).values[kept - 1]) if kept else -math.inf
-
-
-def threshold_for_error(scores: Tensor, wrong: Tensor, error: float) -> float:
-    """The highest threshold under which the accepted cases are wrong at most at the rate ``error``; minus infinity (refer all) where none is.
-
-    The guarantee holds for these cases; new ones from the same source err at about this rate.
-
-    Args:
-        scores: ``(N,)``, higher is less sure.
-        wrong: ``(N,)``, 1 or True where the answer was wrong.
-        error: wanted rate among accepted cases, from 0 to 1.
-
-    Raises:
-        ConfigError: if ``error`` is no rate.
-        DataError: if there is no case, a score is no number, or the shapes differ.
-
-    Example:
-        >>> threshold_for_error(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([0, 0, 1, 1]), 0.4)
-        3.0
-    """
-    _check(scores, "error", error)
-    if wrong.shape != scores.shape:
-        raise DataError(f"{tuple(wrong.shape)} answers for {tuple(scores.shape)} scores: expected one for each.")
+    weight = torch.ones_like(scores) if weight is None else weight
+    if not 0.0 <= share <= 1.0:
+        raise ConfigError(f"share {share}: expected a number from 0 to 1.")
+    if scores.ndim != 1 or len(scores) == 0 or weight.shape != scores.shape or bool(torch.isnan(scores).any()):
+        raise DataError(f"scores {tuple(scores.shape)} with weights {tuple(weight.shape)}: expected one number and weight for each of some cases.")
     ordered, order = torch.sort(scores)
-    rate = torch.cumsum(wrong[order].double(), 0) / torch.arange(1, len(scores) + 1, device=scores.device)
-    closed = torch.cat([ordered[1:] > ordered[:-1], ordered.new_ones(1, dtype=torch.bool)])  # equal scores are accepted together
-    fits = ordered[closed & (rate <= error)]
-    return float(fits[-1]) if len(fits) else -math.inf
-
-
-def _check(scores: Tensor, name: str, value: float) -> None:
-    if not 0.0 <= value <= 1.0:
-        raise ConfigError(f"{name} {value}: expected a number from 0 to 1.")
-    if scores.ndim != 1 or len(scores) == 0 or bool(torch.isnan(scores).any()):
-        raise DataError(f"scores of shape {tuple(scores.shape)}: expected one number for each of at least one case.")
+    above = weight.double().sum() - torch.cumsum(weight[order].double(), 0)
+    budget = share * weight.double().sum() * (1 + 1e-9)
+    return -math.inf if budget >= weight.double().sum() else float(ordered[above <= budget][0])

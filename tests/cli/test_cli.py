@@ -39,7 +39,16 @@ def test_the_whole_way_on_digits(tmp_path: Path, own_digits: Path, digits_study:
     assert run("predict", posterior, own_digits, "--out", tmp_path / "p") == 0
     assert "predictions.csv: 30 predictions, " in capsys.readouterr().out
     rows = pd.read_csv(tmp_path / "p" / "predictions.csv")
-    assert list(rows.columns) == ["label", *(f"p({name})" for name in range(10)), "total_nats", "aleatoric_nats", "epistemic_nats", "decision"]
+    assert list(rows.columns) == [
+        "label",
+        *(f"p({name})" for name in range(10)),
+        "total_nats",
+        "aleatoric_nats",
+        "epistemic_nats",
+        "set",
+        "novel",
+        "decision",
+    ]
     assert np.allclose(rows.filter(like="p(").sum(axis=1), 1, atol=1e-4)
     assert set(rows["decision"]) <= {"accept", "refer"}
     assert run("report", tmp_path / "t", "--out", tmp_path / "r") == 0
@@ -51,10 +60,10 @@ def test_the_whole_way_on_a_table(tmp_path: Path, own_patients: Path, dose_study
     pd.read_csv(own_patients).drop(columns=["dose"]).to_parquet(tmp_path / "new.parquet")
     assert run("predict", tmp_path / "posterior.safetensors", tmp_path / "new.parquet", "--out", tmp_path) == 0
     rows = pd.read_csv(tmp_path / "predictions.csv")
-    names = ["dose", "dose low 90%", "dose high 90%", "dose total variance", "dose aleatoric variance", "dose epistemic variance", "decision"]
+    names = ["dose", "dose low", "dose high", "dose total variance", "dose aleatoric variance", "dose epistemic variance", "novel", "decision"]
     assert list(rows.columns) == names
-    assert (rows["dose low 90%"] < rows["dose"]).all()
-    assert (rows["dose high 90%"] > rows["dose"]).all()
+    assert (rows["dose low"] < rows["dose"]).all()
+    assert (rows["dose high"] > rows["dose"]).all()
 
 
 def test_compare_takes_lists_and_resumes(tmp_path: Path, refused: Run) -> None:

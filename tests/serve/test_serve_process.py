@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +92,23 @@ def test_a_server_answers_and_ends_well_and_a_killed_one_has_lost_nothing(strate
         _, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_pages_curl_requests_are_answered(strategy: Path, tmp_path: Path, capsys: Capture) -> None:
+    page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^```bash\n(curl .*?)^```$", page, re.MULTILINE | re.DOTALL)
+    token = told(capsys, "token", "new", "--store", tmp_path / "store", "--client", "ward-7").strip()
+    process, address = start(strategy, tmp_path / "store")
+    try:
+        names = {**os.environ, "TOKEN": token, "SERVER": address}
+        done = subprocess.run(["bash", "-e", "-c", script], env=names, capture_output=True, text=True, timeout=300, check=False)
+    finally:
+        process.kill()
+        process.communicate()
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith('{"client": "ward-7"')
 
 
 def kill(strategy: Path, kills: int, pause: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -183,5 +182,3 @@ def test_the_bytes_of_a_posterior_are_its_file(outcome_strategy: PersonalStrateg
     again = personal_from_bytes(model.to_bytes(), outcome_strategy)
     assert again.source is outcome_strategy
     assert again.to_bytes() == model.to_bytes()
-    infinite = dataclasses.replace(model, threshold=float("inf"))
-    assert personal_from_bytes(infinite.to_bytes(), outcome_strategy).threshold == float("inf")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from prometheus_client.parser import text_string_to_metric_families
 from scipy import stats
 from served import Served, posted, serve
 
-from metabayfl.data.schema import Schema
 from metabayfl.personal import PersonalStrategy
 from metabayfl.serve import answers, history, meters, openapi, views, watch
 from metabayfl.serve.answers import Assessed
@@ -66,23 +66,16 @@ def test_the_level_of_a_truth_is_that_of_the_interval_that_just_holds_it(dose_st
     given = posted(target="dose")
     table = {name: np.array([row[name] for row in given["rows"]]) for name in ("age", "sex")}
     model = dose_strategy.personalize(table, given["labels"])
-    prediction = model.predict(table)
-    assert prediction.interval is not None
-    edges = prediction.interval[:, :, 1]  # a truth on the edge of the 90 % interval has the level 0.9
-    _, assessed = answers.assess(model, table, edges)
+    raw = model.prepared.answer(model.prepared.constants, torch.from_numpy(model.schema.encode(table)))
+    mean, scale, dof = raw.mean.numpy(), raw.scale.numpy(), raw.dof.numpy()
+    edges = model.schema.decode_targets(mean - scale * stats.t.ppf(0.95, dof))  # a truth on the edge of the 90 % interval has the level 0.9
+    prediction, assessed = answers.assess(model, table, edges)
     assert np.allclose(assessed.confidence, 0.9, atol=2e-3)
     _, centre = answers.assess(model, table, prediction.label)
     assert np.allclose(centre.confidence, 0, atol=1e-3)
     assert (centre.correct == 1).all()
-    raw = model.prepared.answer(model.prepared.constants, _encoded(model.schema, table))
-    density = stats.t.logpdf(0, raw.dof.numpy()) - np.log(raw.scale.numpy())
+    density = stats.t.logpdf(0, dof) - np.log(scale)
     assert np.allclose(centre.log_probability, density[:, 0], atol=1e-4)
-
-
-def _encoded(schema: Schema, table: dict[str, np.ndarray]) -> object:  # type: ignore[type-arg]
-    import torch
-
-    return torch.from_numpy(schema.encode(table))
 
 
 def test_reliability_of_a_regression_counts_truths_within_each_level() -> None:

@@ -141,19 +141,32 @@ def evaluate(
 
 
 @app.command()
-def personalize(strategy: StrategyPath, data: DataPath, out: Out) -> None:
+def personalize(
+    strategy: StrategyPath,
+    data: DataPath,
+    out: Out,
+    refer_share: Annotated[float, typer.Option(help="Share of cases like the known ones to refer to a person.")] = 0.2,
+    refer_error: Annotated[
+        float | None, typer.Option(help="In its place: share of all cases that may be answered without a person and wrong.")
+    ] = None,
+) -> None:
     """Build one client's own model from its labelled samples."""
     model = personal.load(strategy)
     x, y = tables.labelled(data, model.schema)
     path = out / "posterior.safetensors"
-    model.personalize(x, y).save(path)
+    model.personalize(x, y, refer_share=refer_share, refer_error=refer_error).save(path)
     _say(f"{path}: a posterior from {len(y)} samples, {path.stat().st_size / 1000:.1f} KB")
 
 
 @app.command()
-def predict(posterior: Annotated[Path, typer.Argument(metavar="POSTERIOR")], data: DataPath, out: Out) -> None:
-    """Predict with a personal model: probabilities, uncertainty in its parts, and which cases to refer."""
-    prediction = personal.load_personal(posterior).predict(tables.unlabelled(data))
+def predict(
+    posterior: Annotated[Path, typer.Argument(metavar="POSTERIOR")],
+    data: DataPath,
+    out: Out,
+    coverage: Annotated[float, typer.Option(help="Probability with which the truth shall be in its set or interval.")] = 0.9,
+) -> None:
+    """Predict with a personal model: probabilities, sets or intervals, uncertainty in its parts, and which cases to refer."""
+    prediction = personal.load_personal(posterior).predict(tables.unlabelled(data), coverage=coverage)
     rows = tables.write_predictions(out / "predictions.csv", prediction)
     _say(f"{out / 'predictions.csv'}: {rows} predictions, {prediction.referred} of them to refer")
 

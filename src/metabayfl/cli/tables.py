@@ -15,7 +15,7 @@ from metabayfl import storage
 from metabayfl.data.schema import Schema
 from metabayfl.data.sources.extras import need
 from metabayfl.errors import DataError
-from metabayfl.personal import PersonalPrediction
+from metabayfl.presentation import PersonalPrediction
 
 
 def labelled(path: Path, schema: Schema) -> tuple[Any, Any]:
@@ -66,17 +66,19 @@ def _read(path: Path) -> Any:
 
 
 def write_predictions(path: Path, prediction: PersonalPrediction) -> int:
-    """One line an input: label, probabilities or interval, uncertainties, and whether to refer; returns the number of lines."""
+    """One line an input: label, probabilities and set or interval, uncertainties, and whether to refer; returns the number of lines."""
     columns: dict[str, Any] = {}
     if prediction.probabilities is not None:
         columns["label"] = prediction.label
         columns |= {f"p({name})": prediction.probabilities[:, at] for at, name in enumerate(prediction.classes)}
         columns |= {f"{part}_nats": getattr(prediction, part) for part in ("total", "aleatoric", "epistemic")}
+        columns["set"] = [" | ".join(names) for names in prediction.sets or ()]
     else:
         for at, name in enumerate(prediction.classes):
             columns[name] = prediction.label[:, at]
-            columns |= {f"{name} {end} 90%": _bounds(prediction)[:, at, side] for side, end in enumerate(("low", "high"))}
+            columns |= {f"{name} {end}": _bounds(prediction)[:, at, side] for side, end in enumerate(("low", "high"))}
             columns |= {f"{name} {part} variance": getattr(prediction, part)[:, at] for part in ("total", "aleatoric", "epistemic")}
+    columns["novel"] = np.where(prediction.novel, "yes", "no")
     columns["decision"] = np.where(prediction.refer, "refer", "accept")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

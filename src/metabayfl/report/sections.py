@@ -12,7 +12,7 @@ from metabayfl.report.curves import Line, coverage_chart, learning_chart, referr
 from metabayfl.report.panels import points_panel, reliability_panel, spread_panel
 from metabayfl.report.series import Series
 from metabayfl.report.svg import NOTHING, Markup, element, escape, join
-from metabayfl.report.table import COST, Table, algorithms, is_regression, quality, table
+from metabayfl.report.table import COST, PROMISES, Table, algorithms, is_regression, quality, table
 from metabayfl.report.tradeoff import Mark, tradeoff_chart
 
 POINTS = 120
@@ -36,7 +36,7 @@ class Study(NamedTuple):
 def page_sections(study: Study) -> Markup:
     """All sections, in reading order."""
     special = regression_sections if is_regression(study.summary) else classification_sections
-    return join([comparison(study), learning(study), *special(study), tradeoff(study), cost(study)])
+    return join([comparison(study), learning(study), *special(study), promises(study), tradeoff(study), cost(study)])
 
 
 def classification_sections(study: Study) -> list[Markup]:
@@ -63,6 +63,15 @@ def comparison(study: Study) -> Markup:
 
 def _meanings(found: Table) -> list[tuple[str, str]]:
     return [(column.title, column.meaning) for column in found.columns]
+
+
+def promises(study: Study) -> Markup:
+    """The table of prediction sets and intervals."""
+    found = table(study.summary, PROMISES)
+    if not found.columns:
+        return NOTHING
+    shown = parts.figures_table(found, study.looks, "Prediction sets")
+    return parts.section(words.PROMISES, shown, parts.meanings("What the columns mean", _meanings(found)))
 
 
 def cost(study: Study) -> Markup:

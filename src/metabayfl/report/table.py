@@ -84,6 +84,11 @@ REGRESSION = (
     ),
     Column("coverage_90", "in 90 % interval, %", "near 0.9", 100, 1, "Share of true values inside the 90 % interval: it should be 90."),
 )
+PROMISES = (
+    Column("set_coverage_90", "in 90 % set, %", "near 0.9", 100, 1, "Share of truths inside their conformal set or interval: it should be 90."),
+    Column("set_coverage_90_worst_client", "worst client, %", "higher", 100, 1, "The same for the client where it is least."),
+    Column("set_size_90", "set size", "lower", 1, 2, "Classes in a 90 % set, or width of a 90 % interval in standard deviations of the target."),
+)
 COST = (
     Column("bytes_down", "KB down", "lower", 1e-3, 1, "What a client downloads in a round."),
     Column("bytes_up", "KB up", "lower", 1e-3, 1, "What a client sends back in a round."),
@@ -184,7 +189,7 @@ def comparison_table(summary: Mapping[str, Any], keys: Sequence[str] = COMPACT) 
         >>> comparison_table({"algorithms": {"fedavg": one, "meta_bayfl": two}})
         [['algorithm', 'accuracy %'], ['fedavg', '80.0'], ['meta_bayfl', '90.0 *']]
     """
-    columns = [column for column in (*quality(summary), *COST) if column.key in keys]
+    columns = [column for column in (*quality(summary), *PROMISES, *COST) if column.key in keys]
     found = table(summary, columns)
     head = ["algorithm", *(column.title for column in found.columns)]
     return [head, *([row.name, *(cell.text + (" *" if cell.best else "") for cell in row.cells)] for row in found.rows)]

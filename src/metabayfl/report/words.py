@@ -23,6 +23,12 @@ COST = Words(
     "Bytes of the serialised messages of one client in one round, and the time of one client at work.",
     "Times are medians over clients on the machine that ran the study: compare them with each other rather than with another machine's.",
 )
+PROMISES = Words(
+    "Do sets and intervals keep their promise?",
+    "Every held-out client got sets of classes, or intervals, that should hold the truth in nine of ten cases, from its own few samples and what the "
+    "validation clients saw.",
+    "A small set that keeps its promise is worth more than a large one. The worst client's share is partly chance where test samples are few.",
+)
 LEARNING = Words(
     "How did training go?",
     "After every few rounds, clients that are neither trained on nor scored here adapt the current strategy; the line is their mean surprise (NLL).",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metabayfl.personal import PersonalPrediction
+from metabayfl.presentation import PersonalPrediction
 from metabayfl.serve import answers, cases, history, meters, requests
 from metabayfl.serve.problems import problem
 from metabayfl.serve.requests import Samples
@@ -23,7 +23,7 @@ async def predict(service: Service, client: str, body: bytes) -> dict[str, Any]:
     prediction = held.model.predict(given.x) if short else await service.work(held.model.predict, given.x)
     _count(service, client, prediction)
     found = answers.items(prediction)
-    answer = {"predictions": found, "threshold": answers.finite(prediction.threshold), "version": held.version}
+    answer = {"predictions": found, "threshold": answers.finite(prediction.threshold), "guaranteed": prediction.guaranteed, "version": held.version}
     return {**answer, **await _keep(service, client, given, found, held.version)} if keep and prediction.referred else answer
 
 

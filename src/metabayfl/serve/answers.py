@@ -12,7 +12,8 @@ from scipy import special, stats
 
 from metabayfl.data.raw import Array
 from metabayfl.data.schema import Schema
-from metabayfl.personal import PersonalModel, PersonalPrediction
+from metabayfl.personal import PersonalModel
+from metabayfl.presentation import PersonalPrediction
 from metabayfl.serve.feedback import Feedback
 from metabayfl.serve.history import Sums
 from metabayfl.types import RegressionPrediction
@@ -39,14 +40,16 @@ def items(prediction: PersonalPrediction) -> list[dict[str, Any]]:
         columns[part] = values.tolist() if values.ndim == 1 else _named(names, values)
     if prediction.interval is not None:
         columns["interval"] = _named(names, prediction.interval)
-    columns["refer"] = prediction.refer.tolist()
+    if prediction.sets is not None:
+        columns["set"] = [list(names) for names in prediction.sets]
+    columns |= {"novel": prediction.novel.tolist(), "refer": prediction.refer.tolist()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def sums(schema: Schema, prediction: PersonalPrediction) -> Sums:
     """What a prediction adds to the history; variances are in training variances, the mean over the targets."""
     parts = (float(_scalar(schema, getattr(prediction, part)).sum()) for part in ("total", "aleatoric", "epistemic"))
-    return Sums(len(prediction.refer), prediction.referred, 0, *parts)
+    return Sums(len(prediction.refer), prediction.referred, int(prediction.novel.sum()), *parts)
 
 
 def assess(model: PersonalModel, x: Any, y: Array) -> tuple[PersonalPrediction, Assessed]:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from metabayfl.data.raw import Array
-from metabayfl.personal import PersonalModel, PersonalPrediction
+from metabayfl.personal import PersonalModel
+from metabayfl.presentation import PersonalPrediction
 from metabayfl.serve import answers, applied, cases, clients, feedback, meters, requests
 from metabayfl.serve.answers import Assessed
 from metabayfl.serve.clients import Client, StaleError
@@ -20,6 +21,8 @@ from metabayfl.serve.problems import RequestError
 from metabayfl.serve.ready import Held
 from metabayfl.serve.requests import Samples
 from metabayfl.serve.service import Service, now
+
+_SHARES = ("refer_share", "refer_error", "novelty_rate")
 
 _TRIES = 3
 """Another writer may have changed the store in between, though a server holds it alone."""
@@ -49,14 +52,15 @@ Extra = Callable[[sqlite3.Connection, float], None]
 
 async def personalize(service: Service, client: str, body: bytes, key: str) -> dict[str, Any]:
     """Make a client's posterior from the samples in a body; one that is there is replaced only if the body says so."""
-    table = requests.document(body, {"rows", "labels", "refer_share", "replace"})
-    given, share = requests.samples(service.source.schema, table, service.limits.rows), requests.share(table, "refer_share", 0.2)
+    table = requests.document(body, {"rows", "labels", "replace", *_SHARES})
+    given = requests.samples(service.source.schema, table, service.limits.rows)
+    shares = {name: requests.share(table, name) for name in _SHARES if name in table}
     replace = requests.flag(table, "replace", default=False)
 
     async def made(old: Client | None) -> Change:
         if old is not None and not replace:
             raise RequestError(409, f'{client} has a posterior already: post to /update, or send "replace": true to begin anew', "exists")
-        return await service.work(_personalized, service, given, share)
+        return await service.work(_personalized, service, given, shares)
 
     return await _change(service, Asked(client, "personalize", key, applied.request_hash("personalize", body)), made, given, None)
 
@@ -116,8 +120,8 @@ def _updating(service: Service, client: str, given: Samples, *, look: bool) -> C
     return made
 
 
-def _personalized(service: Service, given: Samples, share: float) -> Change:
-    model = service.source.personalize(given.x, given.y, refer_share=share)
+def _personalized(service: Service, given: Samples, shares: dict[str, Any]) -> Change:
+    model = service.source.personalize(given.x, given.y, **shares)
     _ = model.prepared
     return Change(model, model.to_bytes(), None, None)
 

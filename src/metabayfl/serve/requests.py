@@ -91,13 +91,13 @@ def labels(schema: Schema, given: list[Any]) -> Array:
     return values
 
 
-def share(table: dict[str, Any], name: str, default: float) -> float:
+def share(table: dict[str, Any], name: str) -> float:
     """A field that holds a share.
 
     Raises:
         SchemaError: if it is none.
     """
-    value = table.get(name, default)
+    value = table[name]
     if not _is_number(value) or not 0 <= value <= 1:
         raise SchemaError(f"field {name!r}: given a {_kind(value)}, expected a number from 0 to 1.")
     return float(value)

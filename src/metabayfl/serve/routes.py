@@ -66,7 +66,8 @@ def add(out: APIRouter, service: Service, rates: Rates) -> None:
 
 def _changing(out: APIRouter, service: Service, rates: Rates) -> None:
     schema, most = service.source.schema, service.limits.rows
-    fields = {"refer_share": {"type": "number", "minimum": 0, "maximum": 1}, "replace": {"type": "boolean"}}
+    share = {"type": "number", "minimum": 0, "maximum": 1}
+    fields = {"refer_share": share, "refer_error": share, "novelty_rate": share, "replace": {"type": "boolean"}}
     first = {**openapi.rows_body(schema, most, labels=True, fields=fields), "parameters": [_KEY]}
     more = {**openapi.rows_body(schema, most, labels=True, fields={}), "parameters": [_KEY]}
 

@@ -33,15 +33,21 @@ class Prediction(Shape):
     aleatoric: float | dict[str, float]
     epistemic: float | dict[str, float]
     interval: dict[str, tuple[float, float]] | None = None
+    set: list[str] | None = None
+    novel: bool
     refer: bool
     case: str | None = None
 
 
 class Predictions(Shape):
-    """Answers in the order of the rows; a case is referred where its total uncertainty is above ``threshold`` (null: never)."""
+    """Answers in the order of the rows; a case is referred if it is novel or its total uncertainty is above ``threshold`` (null: any).
+
+    ``set`` and ``interval`` hold the truth with probability 0.9: ``guaranteed`` by cases with known answers, else by the model's word.
+    """
 
     predictions: list[Prediction]
     threshold: float | None
+    guaranteed: bool
     version: int
     warning: str | None = None
 

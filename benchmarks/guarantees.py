@@ -1,0 +1,129 @@
+"""What prediction sets, referral and novelty are worth on held-out clients, at several levels, by how the thresholds were found.
+
+    OMP_NUM_THREADS=1 METABAYFL_DATA=DIR python benchmarks/guarantees.py runs/dirichlet --config fashion_mnist_dirichlet
+
+reads the strategies that ``metabayfl compare fashion_mnist_dirichlet --out runs/dirichlet`` left in the study's directory, one for each seed. Nothing
+is trained or tuned here; every row asks the held-out clients once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from metabayfl import config as configs
+from metabayfl import personal, random
+from metabayfl.calibration import temperature
+from metabayfl.data import Federation, build_federation
+from metabayfl.evaluation import ClientCoverage, Promised, coverage, evaluate, metrics
+from metabayfl.evaluation.scores import class_scores
+from metabayfl.personal import PersonalStrategy
+from spread import spread
+
+LEVELS = (0.8, 0.9, 0.95)
+
+
+def strategies(study: Path, algorithm: str) -> list[tuple[int, PersonalStrategy]]:
+    """The study's strategies of one algorithm, by seed."""
+    found = sorted((int(path.parent.name.rpartition("seed")[2]), path) for path in study.glob(f"runs/{algorithm}-seed*/strategy.safetensors"))
+    if not found:
+        raise SystemExit(f"{study} holds no strategy of {algorithm}: run metabayfl compare CONFIG --algorithms {algorithm} --out {study}")
+    return [(seed, personal.load(path)) for seed, path in found]
+
+
+def asked(one: PersonalStrategy, federation: Federation, seed: int, promised: Promised, *, table: bool) -> list[ClientCoverage]:
+    key = random.fold(random.key(seed), "heldout")
+    known = one.strategy.calibration if table else {}
+    return coverage(one.algorithm, one.strategy.meta, federation.heldout, known, key, promised)
+
+
+def share(clients: list[ClientCoverage], field: str) -> float:
+    return 100 * sum(getattr(client, field) for client in clients) / sum(client.tests for client in clients)
+
+
+def set_rows(seeds: list[tuple[int, PersonalStrategy, Federation]]) -> Iterator[list[str]]:
+    """Coverage of sets: wanted, reached by all cases together, and by the clients one by one."""
+    by_what = ("client", "class") if seeds[0][1].schema.kind == "classification" else ("client",)
+    for level in LEVELS:
+        for by in by_what:
+            for table in (True, False):
+                found = [asked(one, federation, seed, Promised(coverage=level, by=by), table=table) for seed, one, federation in seeds]
+                clients = [[100 * client.covered / client.tests for client in each] for each in found]
+                yield [
+                    f"{100 * level:g}",
+                    by,
+                    "own and others" if table else "own alone",
+                    spread([share(each, "covered") for each in found], 1),
+                    spread([statistics.pstdev(each) for each in clients], 1),
+                    spread([min(each) for each in clients], 1),
+                    spread([share(each, "size") / 100 for each in found], 2),
+                ]
+
+
+def referral_rows(seeds: list[tuple[int, PersonalStrategy, Federation]]) -> Iterator[list[str]]:
+    """Referral at a threshold for a share and for an error: asked for, and what came of it."""
+    for wanted in (0.1, 0.2, 0.3):
+        found = [asked(one, federation, seed, Promised(refer_share=wanted), table=True) for seed, one, federation in seeds]
+        kept = [100 - 100 * share(each, "wrong_accepted") / (100 - share(each, "referred")) for each in found]
+        gain = [after - (100 - share(each, "wrong")) for after, each in zip(kept, found, strict=True)]
+        shares = spread([share(each, "referred") for each in found], 1)
+        yield [f"refer {100 * wanted:g} %", shares, spread([share(each, "wrong_accepted") for each in found], 1), spread(kept, 1), spread(gain, 1)]
+    for wanted in (0.02, 0.05, 0.1):
+        found = [asked(one, federation, seed, Promised(refer_error=wanted), table=True) for seed, one, federation in seeds]
+        kept = [100 - 100 * share(each, "wrong_for_error") / max(100 - share(each, "referred_for_error"), 1e-9) for each in found]
+        gain = [after - (100 - share(each, "wrong")) for after, each in zip(kept, found, strict=True)]
+        shares = spread([share(each, "referred_for_error") for each in found], 1)
+        yield [f"wrong {100 * wanted:g} %", shares, spread([share(each, "wrong_for_error") for each in found], 1), spread(kept, 1), spread(gain, 1)]
+
+
+def temperature_rows(name: str, seeds: list[tuple[int, PersonalStrategy, Federation]]) -> Iterator[list[str]]:
+    """NLL and ECE as the model says and after temperature scaling on the validation clients."""
+    plain, after, found = [], [], []
+    for seed, one, federation in seeds:
+        fitted, held = (
+            evaluate(one.algorithm, one.strategy.meta, group, federation.schema, random.fold(random.key(seed), purpose), unseen_cap=0)
+            for group, purpose in ((federation.validation, "calibration"), (federation.heldout, "heldout"))
+        )
+        best = temperature.fit(sum(temperature.sums(torch.from_numpy(c.probs), torch.from_numpy(c.y)) for c in class_scores(fitted)))
+        probs, y = (np.concatenate([getattr(client, field) for client in class_scores(held)]) for field in ("probs", "y"))
+        scaled = temperature.scaled(torch.from_numpy(probs), best).numpy()
+        plain.append((metrics.nll(probs, y), 100 * metrics.ece(probs, y)))
+        after.append((metrics.nll(scaled, y), 100 * metrics.ece(scaled, y)))
+        found.append(best)
+    yield [name, "as it is", "1", *(spread(list(column), digits) for column, digits in zip(zip(*plain, strict=True), (3, 1), strict=True))]
+    yield [name, "scaled", spread(found, 2), *(spread(list(column), digits) for column, digits in zip(zip(*after, strict=True), (3, 1), strict=True))]
+
+
+def show(title: str, columns: list[str], rows: Iterator[list[str]]) -> None:
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=150).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--algorithms", default="meta_bayfl", help="whose sets and temperatures; names with commas between")
+    given = parser.parse_args()
+    config = configs.read(given.config)
+    for name in given.algorithms.split(","):
+        seeds = [(seed, one, build_federation(config.data, seed)) for seed, one in strategies(given.study, name)]
+        about = f"{config.name}, {name}, {len(seeds)} seeds"
+        heads = ["coverage wanted %", "within each", "known cases", "reached %", "sd over clients", "worst client %", "size"]
+        show(f"Prediction sets: {about}", heads, set_rows(seeds))
+        if seeds[0][1].schema.kind == "classification":
+            show(f"Referral: {about}", ["asked for", "referred %", "answered and wrong %", "right of the answered %", "gain"], referral_rows(seeds))
+            show(f"Temperature: {about}", ["algorithm", "probabilities", "temperature", "NLL", "ECE %"], temperature_rows(name, seeds))
+
+
+if __name__ == "__main__":
+    main()
