@@ -69,7 +69,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
 @pytest.fixture
 def shoot(tmp_path: Path) -> Shoot:
     """Takes a picture for the documentation: into METABAYFL_SCREENSHOTS if that is set, else into nowhere that lasts."""
-    folder = Path(os.environ.get("METABAYFL_SCREENSHOTS", tmp_path))
+    folder = Path(os.environ.get("METABAYFL_SCREENSHOTS", tmp_path)).resolve()
 
     def shot(page: Page, name: str, **options: Any) -> None:
         assert len(page.screenshot(path=folder / f"{name}.png", animations="disabled", **options)) < MOST_BYTES

@@ -84,7 +84,7 @@ def test_the_operator_sees_those_in_need_first(ward_strategy: PersonalStrategy, 
         names = page.locator("tbody th").all_inner_texts()
         assert names[0] == "south"
         assert names[-1] == "newcomer"
-        shoot(page, "page_overview", clip={"x": 0, "y": 0, "width": 1180, "height": 460})
+        shoot(page, "page_overview", clip={"x": 0, "y": 0, "width": 1180, "height": 500})
         page.get_by_role("link", name="south").click()
         page.get_by_text("calibration:").wait_for()
         page.get_by_role("link", name="All clients").click()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from metabayfl import config, storage, study
 from metabayfl.watch import Options, live
@@ -15,11 +16,19 @@ from tiny import write_digits
 
 Open, Shoot = Callable[..., Any], Callable[..., None]
 
-LONGER = (("rounds = 3", "rounds = 24"), ("checkpoint_every = 2", "checkpoint_every = 50"))
+LONGER = (
+    ('name = "tiny"', 'name = "digits"'),
+    ("rounds = 3", "rounds = 24"),
+    ("checkpoint_every = 2", "checkpoint_every = 50"),
+    ("batch_size = 0", "batch_size = 10\nclient_lr = 0.1"),
+    ('generator = "full"', 'generator = "full"\nbody_lr = 2e-2'),
+)
+"""Long enough for curves to look at."""
 
 
-def test_curves_grow_while_a_study_runs_and_the_end_is_shown(tmp_path: Path, open_page: Open, shoot: Shoot) -> None:
-    read, out, said = config.read(write_digits(tmp_path, *LONGER)), tmp_path / "out", []
+def test_curves_grow_while_a_study_runs_and_the_end_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_page: Open, shoot: Shoot) -> None:
+    monkeypatch.chdir(tmp_path)
+    read, out, said = config.read(write_digits(tmp_path, *LONGER)), Path("runs/digits"), []
     events = study.compare(read, read.algorithms, (0,), out)
     with live(out, Options(port=0), said.append):
         page = open_page(said[0].rpartition(" ")[2])

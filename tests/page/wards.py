@@ -13,9 +13,10 @@ import httpx
 import numpy as np
 import pandas as pd
 
-from metabayfl import config, study
+from metabayfl import config, random, study
 from metabayfl.data import build_federation
 from metabayfl.engine.rounds import rounds
+from metabayfl.evaluation import calibrate
 from metabayfl.personal import PersonalStrategy, load
 from metabayfl.serve import database, history, tokens
 from metabayfl.serve.history import Sums
@@ -31,7 +32,7 @@ source = "csv"
 path = "wards.csv"
 client = "clinic"
 target = "TARGET"
-validation_clients = 1
+validation_clients = 3
 heldout_clients = 1
 support = 20
 [model]
@@ -72,7 +73,8 @@ def trained(folder: Path, frame: pd.DataFrame, target: str = "stay") -> Personal
     read = config.read(folder / "wards.toml")
     run = study.prepare(read, "meta_bayfl", 0, build_federation(read.data, 0), folder)
     *_, (state, _) = rounds(run.algorithm, run.federation, run.options, run.seed)
-    study.strategy(run, state).save(folder / "strategy.safetensors")
+    known = calibrate(run.algorithm, state.best, run.federation.validation, random.key(0))
+    study.strategy(run, state, known).save(folder / "strategy.safetensors")
     return load(folder / "strategy.safetensors")
 
 

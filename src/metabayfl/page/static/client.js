@@ -66,10 +66,10 @@ const said = (kind) =>
 
 function summary({ state, cases, reliability, history }) {
   const asked = history.points.reduce((sum, point) => sum + point.predictions, 0);
-  const referred = history.points.reduce((sum, point) => sum + point.referred, 0);
+  const share = (name) => percent(history.points.reduce((sum, point) => sum + point[name], 0) / asked);
   return [
     tile("Learned from", count(state.samples), "labelled samples"),
-    tile("Predictions", count(asked), asked ? `${percent(referred / asked)} referred, in the time shown below` : "in the time shown below"),
+    tile("Predictions", count(asked), asked ? `${share("referred")} referred, ${share("novel")} unlike anything known` : "in the time shown below"),
     tile("Waiting for a label", count(cases.waiting), "referred cases"),
     tile("Right", percent(reliability.accuracy ?? NaN), reliability.feedback ? `said ${percent(reliability.confidence ?? NaN)}, on ${count(reliability.feedback)} labels` : "no labels yet"),
     tile("Posterior", `version ${state.version}`, [moment(state.updated), " · ", element("code", { id: "digest", title: state.digest }, state.digest.slice(0, 12))]),
