@@ -1,8 +1,9 @@
 """A study: every algorithm on every seed, trained, judged on held-out clients, and written down.
 
-``DIR`` holds ``summary.json``, ``metrics.jsonl``, ``figures.json``, ``strategy.safetensors``, ``report.html``, and under ``runs/`` a directory a run
-with its checkpoint, so that a study that was stopped goes on where it was. ``study.json`` is there from the start and says which runs are meant, and
-each run's ``run.json`` how many rounds it takes and what its messages weigh: so another process can follow (:mod:`metabayfl.watch`).
+``DIR`` holds ``summary.json``, ``metrics.jsonl``, ``figures.json``, ``strategy.safetensors``, ``report.html``, ``model_card.md``, and under ``runs/``
+a directory a run with its checkpoint, so that a study that was stopped goes on where it was. ``study.json`` is there as soon as the data are and says
+which runs are meant, and each run's ``run.json`` how many rounds it takes and what its messages weigh: so another process can follow
+(:mod:`metabayfl.watch`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy
 import torch
 
-from metabayfl import personal, random, storage, tree
+from metabayfl import personal, provenance, random, storage, tree
 from metabayfl.algorithms import ALGORITHMS
-from metabayfl.artifact import Strategy
+from metabayfl.artifact import Strategy, load_strategy
 from metabayfl.config import Config, builder_options, check_algorithm, model_options, train_options
 from metabayfl.data import build_federation
 from metabayfl.data.federation import Federation
@@ -32,6 +33,7 @@ from metabayfl.engine.rounds import RoundInfo, TrainState, begin
 from metabayfl.errors import ConfigError, SchemaError
 from metabayfl.evaluation import calibrate, coverage, evaluate, over_seeds, payload, pooled, summarise, timings
 from metabayfl.models import build_model
+from metabayfl.privacy import ledger
 from metabayfl.privacy.forecast import Forecast, forecast
 from metabayfl.report import write_report
 from metabayfl.types import Algorithm, Tree
@@ -85,12 +87,15 @@ def compare(config: Config, algorithms: tuple[str, ...], seeds: tuple[int, ...],
         raise ConfigError("nothing to compare: name at least one algorithm and one seed")
     for name in algorithms:
         check_algorithm(name)
-    announce(config, algorithms, seeds, out)
+    data: list[dict[str, Any]] = []
     for seed in seeds:
         federation = build_federation(config.data, seed)
+        if not data:
+            announce(config, algorithms, seeds, out)
+        data.append(provenance.data_facts(federation, seed))
         for name in algorithms:
             yield from train_and_score(prepare(config, name, seed, federation, out))
-    write_outputs(config, algorithms, seeds, out)
+    write_outputs(config, algorithms, seeds, data, out)
 
 
 def announce(config: Config, algorithms: tuple[str, ...], seeds: tuple[int, ...], out: Path) -> None:
@@ -230,8 +235,8 @@ def strategy(run: Run, state: TrainState, known: Tree) -> Strategy:
     )
 
 
-def write_outputs(config: Config, algorithms: tuple[str, ...], seeds: tuple[int, ...], out: Path) -> None:
-    """Gather the runs of ``out`` into its summary, metrics, strategy and report."""
+def write_outputs(config: Config, algorithms: tuple[str, ...], seeds: tuple[int, ...], data: list[dict[str, Any]], out: Path) -> None:
+    """Gather the runs of ``out`` into its summary, metrics, strategy, report and model card; ``data`` says who took part at each seed."""
     kept: dict[str, list[dict[str, Any]]] = {name: [] for name in algorithms}
     rows: list[dict[str, object]] = []
     for name in algorithms:
@@ -239,19 +244,31 @@ def write_outputs(config: Config, algorithms: tuple[str, ...], seeds: tuple[int,
             directory = run_directory(name, seed, out)
             kept[name].append(storage.read_json(directory / "figures.json"))
             rows += [{"algorithm": name, "seed": seed, **row} for row in job.read_metrics(directory / job.METRICS)]
+    shipped = shipped_of(algorithms)
     summary = {
         "title": config.name,
+        "about": _about(config, shipped, seeds, data, out),
         "seeds": list(seeds),
         "versions": versions(),
         "algorithms": {name: over_seeds([one["figures"] for one in results]) for name, results in kept.items()},
     }
-    shipped = "meta_bayfl" if "meta_bayfl" in algorithms else algorithms[0]
     chosen = run_directory(shipped, seeds[0], out) / "strategy.safetensors"
     storage.write_bytes(out / "strategy.safetensors", storage.read_bytes(chosen))
     storage.write_text(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     storage.write_json(out / "figures.json", {name: [one["kept"] for one in results] for name, results in kept.items()})
     storage.write_json(out / "summary.json", summary)
     write_report(out)
+
+
+def shipped_of(algorithms: tuple[str, ...]) -> str:
+    """The algorithm whose strategy, of the first seed, a study hands out."""
+    return "meta_bayfl" if "meta_bayfl" in algorithms else algorithms[0]
+
+
+def _about(config: Config, shipped: str, seeds: tuple[int, ...], data: list[dict[str, Any]], out: Path) -> dict[str, Any]:
+    paths = [(seed, run_directory(shipped, seed, out)) for seed in seeds]
+    books = [(seed, ledger.read(path / ledger.LEDGER)) for seed, path in paths if (path / ledger.LEDGER).exists()]
+    return provenance.about(load_strategy(paths[0][1] / "strategy.safetensors"), train_options(config, shipped), data, books)
 
 
 def evaluate_strategy(

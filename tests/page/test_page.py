@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 import pandas as pd
-from wards import Served, furnish, patients, posted, served, trained
+from wards import Served, furnish, patients, posted, served, trained, write_wards
 
 from metabayfl import page as pages
 from metabayfl.personal import PersonalStrategy
 from metabayfl.serve import database, tokens
-from tiny import digits
+from tiny import digits, write_digits
 from tiny import patients as few_patients
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def test_hostile_names_stay_text(tmp_path: Path, open_page: Open) -> None:
     frame["pain"] = frame["pain"].map(dict(zip(("none", "mild", "severe"), HOSTILE, strict=True)))
     frame["stay"] = frame["stay"].map(dict(zip(("home", "ward", "intensive care"), HOSTILE, strict=True)))
     frame = frame.rename(columns={"age": HOSTILE[0], "oxygen": "__proto__"}).assign(clinic=[f"c{at % 10}" for at in range(400)])
-    with served(trained(tmp_path, frame), tmp_path / "store") as server:
+    with served(trained(tmp_path, write_wards(tmp_path, frame)), tmp_path / "store") as server:
         token = server.token("c-0")
         server.post(token, "/v1/clients/c-0/personalize", posted(frame.drop(columns="clinic")[:20]))
         server.post(token, "/v1/clients/c-0/predict", {"rows": posted(frame.drop(columns="clinic")[20:80])["rows"]})
@@ -180,9 +180,10 @@ def test_hostile_names_stay_text(tmp_path: Path, open_page: Open) -> None:
         assert page.evaluate("window.struck") is None
 
 
-def test_images_are_drawn(digits_strategy: PersonalStrategy, tmp_path: Path, open_page: Open, shoot: Shoot) -> None:
+def test_images_are_drawn(tmp_path: Path, open_page: Open, shoot: Shoot) -> None:
     x, y = digits(0, 90)
-    with served(digits_strategy, tmp_path / "store") as server:
+    config = write_digits(tmp_path, ("rounds = 3", "rounds = 40"), ('generator = "full"', 'generator = "full"\nbody_lr = 1e-2'))
+    with served(trained(tmp_path, config), tmp_path / "store") as server:
         token = server.token("writer")
         server.post(token, "/v1/clients/writer/personalize", {"rows": x[:30].tolist(), "labels": y[:30]})
         server.post(token, "/v1/clients/writer/predict", {"rows": x[30:].tolist()})

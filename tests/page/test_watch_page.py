@@ -20,8 +20,8 @@ LONGER = (
     ('name = "tiny"', 'name = "digits"'),
     ("rounds = 3", "rounds = 24"),
     ("checkpoint_every = 2", "checkpoint_every = 50"),
-    ("batch_size = 0", "batch_size = 10\nclient_lr = 0.1"),
-    ('generator = "full"', 'generator = "full"\nbody_lr = 2e-2'),
+    ("batch_size = 0", "batch_size = 10\nclient_lr = 0.03"),
+    ('generator = "full"', 'generator = "full"\nbody_lr = 1e-2'),
 )
 """Long enough for curves to look at."""
 

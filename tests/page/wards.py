@@ -31,7 +31,7 @@ STUDY = """
 source = "csv"
 path = "wards.csv"
 client = "clinic"
-target = "TARGET"
+target = "stay"
 validation_clients = 3
 heldout_clients = 1
 support = 20
@@ -63,14 +63,19 @@ def train(folder: Path) -> PersonalStrategy:
     """A small strategy for patients of clinics, not judged on any."""
     rng = np.random.default_rng(7)
     frame = pd.concat([patients(rng, 40).assign(clinic=f"clinic {at:02d}") for at in range(16)])
-    return trained(folder, frame)
+    return trained(folder, write_wards(folder, frame))
 
 
-def trained(folder: Path, frame: pd.DataFrame, target: str = "stay") -> PersonalStrategy:
-    """The strategy after a few rounds on the clinics of a table."""
+def write_wards(folder: Path, frame: pd.DataFrame) -> Path:
+    """The config, with the table of clinics beside it."""
     frame.to_csv(folder / "wards.csv", index=False)
-    (folder / "wards.toml").write_text(STUDY.replace("TARGET", target))
-    read = config.read(folder / "wards.toml")
+    (folder / "wards.toml").write_text(STUDY)
+    return folder / "wards.toml"
+
+
+def trained(folder: Path, path: Path) -> PersonalStrategy:
+    """The strategy of a config's training clients, with what its validation clients know."""
+    read = config.read(path)
     run = study.prepare(read, "meta_bayfl", 0, build_federation(read.data, 0), folder)
     *_, (state, _) = rounds(run.algorithm, run.federation, run.options, run.seed)
     known = calibrate(run.algorithm, state.best, run.federation.validation, random.key(0))

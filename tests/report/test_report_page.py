@@ -14,7 +14,7 @@ import pytest
 import report_data as data
 
 from metabayfl.errors import ArtifactError, StorageError
-from metabayfl.report import report_page, write_report
+from metabayfl.report import gathered, report_page, write_report
 
 Study = tuple[dict[str, Any], list[dict[str, Any]], dict[str, list[dict[str, Any]]]]
 STUDIES: list[Callable[[], Study]] = [data.class_study, data.regression_study]
@@ -51,7 +51,7 @@ def text(page: str) -> str:
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_the_page_is_well_formed_and_self_contained(study: Callable[[], Study]) -> None:
-    page = report_page(*study())
+    page = report_page(gathered(*study()))
     assert ET.fromstring(page).tag == "html"
     tags = seen(page)
     assert not {"script", "link", "iframe", "object", "embed", "img"} & set(tags.names)
@@ -63,7 +63,7 @@ def test_the_page_is_well_formed_and_self_contained(study: Callable[[], Study]) 
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_picture_has_a_description_and_numbers_alone(study: Callable[[], Study]) -> None:
-    tree = ET.fromstring(report_page(*study()))
+    tree = ET.fromstring(report_page(gathered(*study())))
     pictures = list(tree.iter("svg"))
     assert len(pictures) > 10
     assert all(picture.get("role") == "img" and picture.get("aria-label") for picture in pictures)
@@ -73,7 +73,7 @@ def test_every_picture_has_a_description_and_numbers_alone(study: Callable[[], S
 
 
 def test_classification_has_all_its_pictures() -> None:
-    words = text(report_page(*data.class_study()))
+    words = text(report_page(gathered(*data.class_study())))
     for heading in (
         "How good are the predictions?",
         "How did training go?",
@@ -84,12 +84,13 @@ def test_classification_has_all_its_pictures() -> None:
         "What if the doubtful cases go to a person?",
         "Quality against bytes",
         "What does it cost?",
+        "Model card",
     ):
         assert heading in words
 
 
 def test_regression_has_all_its_pictures() -> None:
-    words = text(report_page(*data.regression_study()))
+    words = text(report_page(gathered(*data.regression_study())))
     for heading in ("Predicted against true", "motor", "total", "Can the intervals be believed?", "RMSE on a client's own test samples"):
         assert heading in words
 
@@ -100,13 +101,15 @@ def test_hostile_names_stay_text(study: Callable[[], Study]) -> None:
     summary["title"] = HOSTILE
     summary["versions"] = {HOSTILE: HOSTILE}
     summary["notes"] = [HOSTILE]
+    summary["about"] = data.about(HOSTILE, regression=study is data.regression_study)
     summary["algorithms"][HOSTILE] = summary["algorithms"].pop("fedavg")
     figures[HOSTILE] = figures.pop("fedavg")
     for entry in figures[HOSTILE]:
         entry["clients"]["id"] = [HOSTILE] * len(entry["clients"]["id"])
+        entry.get("classes", {})["name"] = [HOSTILE] * 3
         for points in entry.get("points", ()):
             points["target"] = HOSTILE
-    page = report_page(summary, [{**row, "algorithm": HOSTILE} if row["algorithm"] == "fedavg" else row for row in rows], figures)
+    page = report_page(gathered(summary, [{**row, "algorithm": HOSTILE} if row["algorithm"] == "fedavg" else row for row in rows], figures))
     assert ET.fromstring(page).tag == "html"
     tags = seen(page)
     assert not {"script", "img"} & set(tags.names)
@@ -116,7 +119,7 @@ def test_hostile_names_stay_text(study: Callable[[], Study]) -> None:
 
 
 def test_the_best_is_marked_without_colour_alone() -> None:
-    page = report_page(*data.class_study())
+    page = report_page(gathered(*data.class_study()))
     tree = ET.fromstring(page)
     best = [cell for cell in tree.iter("td") if cell.get("class") == "best"]
     assert best
@@ -126,21 +129,21 @@ def test_the_best_is_marked_without_colour_alone() -> None:
 @pytest.mark.parametrize("study", STUDIES)
 def test_nothing_kept_gives_a_page_that_says_so(study: Callable[[], Study]) -> None:
     summary, _, _ = study()
-    page = report_page(summary, [], {})
+    page = report_page(gathered(summary, [], {}))
     assert ET.fromstring(page).tag == "html"
     assert page.count("Nothing was kept for this picture.") >= 5
 
 
 def test_one_algorithm_one_seed_one_client() -> None:
     figures = {"local": [data.class_entry(clients=1, epistemic=False)]}
-    page = report_page(data.summary(("local",), seeds=1), data.metrics(("local",), seeds=1, rounds=3), figures)
+    page = report_page(gathered(data.summary(("local",), seeds=1), data.metrics(("local",), seeds=1, rounds=3), figures))
     assert ET.fromstring(page).tag == "html"
     assert "±" not in "".join(cell.text or "" for cell in ET.fromstring(page).iter("td"))
 
 
 def test_many_algorithms_stay_tellable_apart() -> None:
     names = tuple(f"method_{at}" for at in range(15))
-    page = report_page(data.summary(names), data.metrics(names), {name: [data.class_entry(at)] for at, name in enumerate(names)})
+    page = report_page(gathered(data.summary(names), data.metrics(names), {name: [data.class_entry(at)] for at, name in enumerate(names)}))
     looks = re.findall(r'class="(s\d(?: dashed)?)"', page.replace("swatch ", ""))
     assert len(set(looks)) == 15
 
@@ -150,7 +153,7 @@ def test_missing_figures_are_dashes() -> None:
     for part in ("mean", "sd"):
         summary["algorithms"]["fedavg"][part]["nll"] = None
         summary["algorithms"]["local"][part]["auroc_unseen"] = None
-    page = report_page(summary, rows, figures)
+    page = report_page(gathered(summary, rows, figures))
     cells = ["".join(cell.itertext()) for cell in ET.fromstring(page).iter("td")]
     assert cells.count("–") == 2
 
@@ -159,7 +162,7 @@ def test_no_algorithm_has_any_auroc() -> None:
     summary, rows, figures = data.class_study()
     for entry in summary["algorithms"].values():
         entry["mean"]["auroc_unseen"] = None
-    assert "unseen AUROC" not in text(report_page(summary, rows, figures))
+    assert "unseen AUROC" not in text(report_page(gathered(summary, rows, figures)))
 
 
 def write(directory: Path, study: Study) -> None:
@@ -169,12 +172,13 @@ def write(directory: Path, study: Study) -> None:
     (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_write_report_reads_a_study_and_writes_one_file(tmp_path: Path) -> None:
+def test_write_report_reads_a_study_and_writes_the_page_and_the_card(tmp_path: Path) -> None:
     write(tmp_path, data.class_study())
-    path = write_report(tmp_path)
-    assert path == tmp_path / "report.html"
-    assert path.read_text(encoding="utf-8") == report_page(*data.class_study())
-    assert write_report(tmp_path, tmp_path / "elsewhere").read_bytes() == path.read_bytes()
+    path, card = write_report(tmp_path)
+    assert (path, card) == (tmp_path / "report.html", tmp_path / "model_card.md")
+    assert path.read_text(encoding="utf-8") == report_page(gathered(*data.class_study()))
+    again = write_report(tmp_path, tmp_path / "elsewhere")
+    assert [one.read_bytes() for one in again] == [path.read_bytes(), card.read_bytes()]
 
 
 def test_a_study_without_its_files_is_refused(tmp_path: Path) -> None:

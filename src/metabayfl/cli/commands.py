@@ -18,7 +18,8 @@ from metabayfl.cli import display, federate, forecast, serving, tables, watching
 from metabayfl.cli.watching import Open, Port, Watch
 from metabayfl.engine.allocator import keep_freed_memory
 from metabayfl.errors import ConfigError
-from metabayfl.report import write_report
+from metabayfl.report import write_comparison, write_report
+from metabayfl.tracking import Logged, tracked
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Personalised probabilistic federated learning.")
 
@@ -28,6 +29,7 @@ app.command("serve")(serving.serve)
 
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="A TOML file, or the name of a ready config such as digits.")]
 Out = Annotated[Path, typer.Option("--out", help="Directory for everything that is written.")]
+Log = Annotated[str | None, typer.Option("--log", help="Also log to tensorboard or mlflow, or both with a comma between.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the study that the directory holds.")]
 StrategyPath = Annotated[Path, typer.Argument(metavar="STRATEGY", help="A strategy file, strategy.safetensors.")]
 DataPath = Annotated[Path, typer.Argument(metavar="DATA", help="One client's samples: csv, parquet or npz.")]
@@ -44,7 +46,7 @@ def demo(out: Out = Path("runs/demo")) -> None:
     config = configs.read("digits")
     for directory in study.run_directories(config.algorithms, config.seeds, out):  # anew each time; nothing else in there is ours
         shutil.rmtree(directory, ignore_errors=True)
-    _compare(config, None, None, out)
+    _compare(config, None, None, out, None)
 
 
 @app.command()
@@ -54,6 +56,7 @@ def compare(
     algorithms: Annotated[str | None, typer.Option(help="Names with commas between; the config's own if none.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Whole numbers with commas between; the config's own if none.")] = None,
     resume: Resume = False,
+    log: Log = None,
     watch: Watch = False,
     port: Port = live_view.PORT,
     open_browser: Open = False,
@@ -62,7 +65,7 @@ def compare(
     _check_free(out, resume)
     read, chosen, numbers = configs.read(config), _names(algorithms), _numbers(seeds)
     with watching.beside(out, port, _say, wanted=watch, open_browser=open_browser):
-        _compare(read, chosen, numbers, out)
+        _compare(read, chosen, numbers, out, _names(log))
 
 
 @app.command()
@@ -72,6 +75,7 @@ def train(
     algorithm: Annotated[str, typer.Option(help="Which algorithm to train.")] = "meta_bayfl",
     seed: Annotated[int, typer.Option(min=0, help="Decides the split, the start and all noise.")] = 0,
     resume: Resume = False,
+    log: Log = None,
     watch: Watch = False,
     port: Port = live_view.PORT,
     open_browser: Open = False,
@@ -80,7 +84,7 @@ def train(
     _check_free(out, resume)
     read = configs.read(config)
     with watching.beside(out, port, _say, wanted=watch, open_browser=open_browser):
-        _compare(read, (algorithm,), (seed,), out)
+        _compare(read, (algorithm,), (seed,), out, _names(log))
 
 
 @app.command()
@@ -172,17 +176,32 @@ def predict(
 
 
 @app.command()
-def report(directory: Annotated[Path, typer.Argument(metavar="DIR", help="What compare or train wrote.")], out: Out | None = None) -> None:
-    """Write the report of a finished study again, into its own directory or into another."""
-    _say(str(write_report(directory, out)))
+def report(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="What compare or train wrote; several are compared.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; beside the study, or here for several, if none.")] = None,
+) -> None:
+    """Write the report and the model card of a finished study again, or compare several studies."""
+    if len(directories) == 1:
+        for path in write_report(directories[0], out):
+            _say(str(path))
+        return
+    page, found = write_comparison(directories, out or Path())
+    display.show_comparison(found.study.summary, display.output())
+    for line in (*found.notes, str(page)):
+        _say(line)
 
 
-def _compare(config: configs.Config, algorithms: tuple[str, ...] | None, seeds: tuple[int, ...] | None, out: Path) -> None:
+def _compare(
+    config: configs.Config, algorithms: tuple[str, ...] | None, seeds: tuple[int, ...] | None, out: Path, logs: tuple[str, ...] | None
+) -> None:
     chosen, numbers = algorithms or config.algorithms, seeds or config.seeds
-    display.follow(study.compare(config, chosen, numbers, out), Console(stderr=True), len(chosen) * len(numbers))
+    events = study.compare(config, chosen, numbers, out)
+    if logs:
+        events = tracked(events, Logged(config, chosen, numbers, out), logs)
+    display.follow(events, Console(stderr=True), len(chosen) * len(numbers))
     display.show_comparison(json.loads((out / "summary.json").read_text(encoding="utf-8")), display.output())
     size = (out / "strategy.safetensors").stat().st_size / 1000
-    _say(f"strategy {out / 'strategy.safetensors'} ({size:.1f} KB) · report {out / 'report.html'}")
+    _say(f"strategy {out / 'strategy.safetensors'} ({size:.1f} KB) · report {out / 'report.html'} · model card {out / 'model_card.md'}")
 
 
 def _say(text: str) -> None:

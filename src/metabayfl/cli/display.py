@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 
 from rich.console import Console
@@ -47,7 +47,7 @@ def _figures(event: Trained) -> str:
     return f"{loss}{looked}"
 
 
-def show_comparison(summary: dict[str, object], console: Console) -> None:
+def show_comparison(summary: Mapping[str, object], console: Console) -> None:
     """The comparison table, the best figure of each column in bold."""
     rows = comparison_table(summary)
     table = Table(title=str(summary.get("title", "")), caption="mean ± sd over seeds, on held-out clients", header_style="bold")

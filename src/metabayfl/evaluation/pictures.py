@@ -5,7 +5,8 @@
 Classification::
 
     reliability  {examples, confidence, accuracy}        each of 15 bins
-    clients      {id, n, accuracy}                    a column each
+    clients      {id, n, accuracy, nll, support}      a column each; n test samples, support is how many it adapted on
+    classes      {name, test, shown}                  of each class: test samples of all clients, and clients whose support shows it
     uncertainty  {total | epistemic: {right | wrong | unseen: {n, quantiles}}}   nats; epistemic is null where the algorithm has none
     referral     {referred, accuracy}                 shares referred from 0 to 0.9
 
@@ -13,7 +14,7 @@ Regression::
 
     points       one for each target: {target, true, mean, low, high}   at most 200 test samples, 90 % intervals
     coverage     {nominal, observed}                  central intervals of 10 to 95 %
-    clients      {id, n, rmse}
+    clients      {id, n, rmse, nll, support}
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ POINTS = 200
 
 def payload(held: HeldOut) -> dict[str, Any]:
     """One algorithm's pictures for one seed (the module's docstring has the format)."""
-    return _classification(class_scores(held)) if held.kind == "classification" else _regression(regression_scores(held), held.labels)
+    return _classification(class_scores(held), held.labels) if held.kind == "classification" else _regression(regression_scores(held), held.labels)
 
 
 def _compact(values: NDArray[Any]) -> list[float]:
@@ -42,20 +43,35 @@ def _compact(values: NDArray[Any]) -> list[float]:
     return [float(f"{value:.6g}") for value in np.nan_to_num(np.asarray(values, dtype=np.float64), posinf=0.0, neginf=0.0).ravel()]
 
 
-def _classification(clients: list[ClassScores]) -> dict[str, Any]:
+def _classification(clients: list[ClassScores], labels: tuple[str, ...]) -> dict[str, Any]:
     probs, y, total = (np.concatenate([getattr(scores, name) for scores in clients]) for name in ("probs", "y", "total"))
     found = metrics.reliability(probs, y)
     curve = metrics.coverage_curve(metrics.right(probs, y), total, 1.0 - np.asarray(REFERRED))
     return {
         "reliability": {name: _compact(values) for name, values in found._asdict().items()},
-        "clients": _clients(clients, "accuracy", [metrics.accuracy(scores.probs, scores.y) for scores in clients]),
+        "clients": _clients(
+            clients,
+            accuracy=[metrics.accuracy(scores.probs, scores.y) for scores in clients],
+            nll=[metrics.nll(scores.probs, scores.y) for scores in clients],
+        ),
+        "classes": {
+            "name": list(labels),
+            "test": np.bincount(y, minlength=len(labels)).tolist(),
+            "shown": np.sum([scores.seen for scores in clients], axis=0).tolist(),
+        },
         "uncertainty": {"total": _uncertainty(clients, "total"), "epistemic": _uncertainty(clients, "epistemic") if has_epistemic(clients) else None},
         "referral": {"referred": list(REFERRED), "accuracy": _compact(curve)},
     }
 
 
-def _clients(clients: list[Any], name: str, values: list[float]) -> dict[str, Any]:
-    return {"id": [scores.client for scores in clients], "n": [len(scores.y) for scores in clients], name: _compact(np.asarray(values))}
+def _clients(clients: list[Any], **figures: list[float]) -> dict[str, Any]:
+    columns = {name: _compact(np.asarray(values)) for name, values in figures.items()}
+    return {
+        "id": [scores.client for scores in clients],
+        "n": [len(scores.y) for scores in clients],
+        "support": [scores.support for scores in clients],
+        **columns,
+    }
 
 
 def _uncertainty(clients: list[ClassScores], kind: str) -> dict[str, Any]:
@@ -76,7 +92,11 @@ def _regression(clients: list[RegressionScores], targets: tuple[str, ...]) -> di
     return {
         "points": [_points(target, *(part[:, at] for part in (y, mean, scale, dof))) for at, target in enumerate(targets)],
         "coverage": {"nominal": list(LEVELS), "observed": _compact(observed)},
-        "clients": _clients(clients, "rmse", [regression.rmse(scores.mean, scores.y) for scores in clients]),
+        "clients": _clients(
+            clients,
+            rmse=[regression.rmse(scores.mean, scores.y) for scores in clients],
+            nll=[regression.nll(scores.mean, scores.scale, scores.dof, scores.y) for scores in clients],
+        ),
     }
 
 

@@ -2,73 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from metabayfl import storage
-from metabayfl.errors import ArtifactError
-from metabayfl.report import kept, parts, words
+from metabayfl.report import parts, words
+from metabayfl.report.card_files import card_section
 from metabayfl.report.sections import Study, page_sections
-from metabayfl.report.series import by_mean, series
 from metabayfl.report.svg import Markup, element, escape, join
 from metabayfl.report.table import Column, Table, algorithms, is_regression, quality, table
 from metabayfl.report.tradeoff import size_text
 
 
-def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
-    """Write ``report.html`` from ``summary.json``, ``metrics.jsonl`` and ``figures.json`` of ``directory``.
-
-    Args:
-        directory: what a study wrote.
-        out: the directory to write to; the same if none.
-
-    Returns:
-        The path of the report.
-
-    Raises:
-        ArtifactError: if one of the three files is missing or damaged.
-        StorageError: if the report could not be written.
-    """
-    source = Path(directory)
-    summary, figures = storage.read_json(source / "summary.json"), storage.read_json(source / "figures.json")
-    if not isinstance(summary, dict) or not isinstance(figures, dict):
-        raise ArtifactError(f"{source}: summary.json and figures.json should each hold a table: write the study anew.")
-    rows = _rows(source / "metrics.jsonl")
-    target = Path(out if out is not None else source) / "report.html"
-    try:
-        page = report_page(summary, rows, figures)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ArtifactError(
-            f"{source}: summary.json, metrics.jsonl and figures.json do not fit each other ({error!r}): write the study anew."
-        ) from error
-    storage.write_text(target, page)
-    return target
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [storage.parse_json(line) for line in storage.read_text(path).splitlines() if line.strip()]
-    except ValueError as error:
-        raise ArtifactError(f"{path} is not one JSON object a line: {error}") from error
-
-
-def report_page(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figures: Mapping[str, kept.Entries]) -> Markup:
-    """The page as text.
-
-    Args:
-        summary: the content of ``summary.json``: ``algorithms``, and ``title``, ``seeds``, ``notes`` (sentences) and ``versions`` where given.
-        rows: ``metrics.jsonl``: ``algorithm``, ``seed``, ``round``, ``loss``, and ``validation`` in rounds that looked.
-        figures: ``figures.json``: a list per algorithm with an entry a seed (:mod:`metabayfl.evaluation.pictures`).
-
-    Raises:
-        ArtifactError: if the summary has no algorithms.
-    """
-    found = algorithms(summary)
-    study = Study(summary, rows, figures, series(found), tuple(by_mean(found, "nll")))
-    title = f"{summary.get('title', 'Study')}: personal models for clients never seen before"
-    return document(title, _header(study, title), _tiles(study), page_sections(study), _footer(study))
+def report_page(study: Study) -> Markup:
+    """The page as text."""
+    title = f"{study.summary.get('title', 'Study')}: personal models for clients never seen before"
+    return document(title, _header(study, title), _tiles(study), page_sections(study), card_section(study), _footer(study))
 
 
 def document(title: str, *content: Markup) -> Markup:

@@ -10,7 +10,7 @@ from metabayfl.report.axes import padded
 from metabayfl.report.clients import clients_chart
 from metabayfl.report.curves import Line, coverage_chart, learning_chart, referral_chart
 from metabayfl.report.panels import points_panel, reliability_panel, spread_panel
-from metabayfl.report.series import Series
+from metabayfl.report.series import Series, by_mean, series
 from metabayfl.report.svg import NOTHING, Markup, element, escape, join
 from metabayfl.report.table import COST, PROMISES, Table, algorithms, is_regression, quality, table
 from metabayfl.report.tradeoff import Mark, tradeoff_chart
@@ -31,6 +31,22 @@ class Study(NamedTuple):
     def entries(self, name: str) -> kept.Entries:
         """What was kept of one algorithm, a seed each."""
         return self.figures.get(name, ())
+
+
+def gathered(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figures: Mapping[str, kept.Entries]) -> Study:
+    """A study from the content of its three files.
+
+    Args:
+        summary: ``summary.json``: ``algorithms``, and ``title``, ``seeds``, ``notes`` (sentences), ``versions`` and ``about``
+            (:mod:`metabayfl.provenance`) where given.
+        rows: ``metrics.jsonl``: ``algorithm``, ``seed``, ``round``, ``loss``, and ``validation`` in rounds that looked.
+        figures: ``figures.json``: a list per algorithm with an entry a seed (:mod:`metabayfl.evaluation.pictures`).
+
+    Raises:
+        ArtifactError: if the summary has no algorithms.
+    """
+    found = algorithms(summary)
+    return Study(summary, rows, figures, series(found), tuple(by_mean(found, "nll")))
 
 
 def page_sections(study: Study) -> Markup:

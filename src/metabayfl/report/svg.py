@@ -26,7 +26,12 @@ def escape(value: object) -> Markup:
         >>> escape("<b>&'\\0")
         '&lt;b&gt;&amp;&#39;�'
     """
-    return Markup(_ILLEGAL.sub("\ufffd", str(value)).translate(_ENTITIES))
+    return Markup(clean(value).translate(_ENTITIES))
+
+
+def clean(value: object) -> str:
+    """Any value as text that every file can hold: characters that XML forbids, lone surrogates among them, become the replacement character."""
+    return _ILLEGAL.sub("\ufffd", str(value))
 
 
 def join(parts: Iterable[Markup], between: str = "") -> Markup:

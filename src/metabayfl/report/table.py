@@ -125,11 +125,14 @@ def quality(summary: Mapping[str, Any]) -> tuple[Column, ...]:
 
 
 def table(summary: Mapping[str, Any], columns: Sequence[Column]) -> Table:
-    """Means and standard deviations over seeds by rising NLL; the best of a column is marked, and what reads the same is as good."""
-    found = algorithms(summary)
+    """Means and standard deviations over seeds by rising NLL; the best of a column is marked, and what reads the same is as good.
+
+    Nothing is marked where the summary says that its algorithms are not ``comparable``.
+    """
+    found, marked = algorithms(summary), summary.get("comparable", True)
     entries = {name: found[name] for name in by_mean(found, "nll")}
     kept = tuple(column for column in columns if any(_mean(entry, column) is not None for entry in entries.values()))
-    by_column = [_cells(list(entries.values()), column) for column in kept]
+    by_column = [_cells(list(entries.values()), column, marked=marked) for column in kept]
     return Table(kept, tuple(Row(name, tuple(cells[at] for cells in by_column)) for at, name in enumerate(entries)))
 
 
@@ -137,9 +140,9 @@ def _mean(entry: Mapping[str, Mapping[str, float | None]], column: Column) -> fl
     return entry["mean"].get(column.key)
 
 
-def _cells(entries: Sequence[Mapping[str, Any]], column: Column) -> list[Cell]:
+def _cells(entries: Sequence[Mapping[str, Any]], column: Column, *, marked: bool) -> list[Cell]:
     means = [_mean(entry, column) for entry in entries]
-    best = _best([mean for mean in means if mean is not None], column)
+    best = _best([mean for mean in means if mean is not None], column) if marked else None
     spreads = [_spread(entry, column) for entry in entries]
     varies = any(spread.strip("0.") for spread in spreads)  # a column of "± 0" says nothing
     return [

@@ -86,6 +86,13 @@ CLIENT_ERRORS = Words(
     "One dot is one held-out client's root mean squared error (RMSE), sorted from its algorithm's lowest to its highest; all seeds together.",
     "The solid line is the mean and the dotted line the mean of the worst tenth. A long tail to the right means that some clients are served badly.",
 )
+CARD = Words(
+    "Model card",
+    "What the strategy in strategy.safetensors is, where it comes from, how well it serves whom, and what this study cannot show.",
+    "The same text is in model_card.md, to hand on with the strategy.",
+)
+NO_CARD = "An older metabayfl wrote summary.json, without what a card needs: run the study again with --resume, which repeats no training."
+APART = "These studies did not have the same task, as far as their files tell, so no figure is marked as the best."
 EMPTY = "Nothing was kept for this picture."
 METHOD = (
     "Clients are split, not only samples: training, validation and held-out clients are disjoint. Everything that was chosen was chosen on "

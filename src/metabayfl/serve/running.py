@@ -17,6 +17,9 @@ from metabayfl.serve.database import owned
 from metabayfl.serve.options import Address, Limits
 from metabayfl.serve.service import Service
 
+_TURN_SECONDS = 0.001
+"""How long a worker thread may keep the thread that answers waiting; Python's own 5 ms are several predictions."""
+
 _STOPPING_SECONDS = 30
 """What is in flight has so long to end after SIGTERM."""
 
@@ -30,6 +33,7 @@ def run(strategy: Path, store: Path, address: Address, limits: Limits, say: Call
         StorageError: if the store cannot be written to.
     """
     torch.set_num_threads(1)  # a client's model is tiny: more threads only wait for each other
+    sys.setswitchinterval(_TURN_SECONDS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     source = personal.load(strategy)
     with owned(store):
