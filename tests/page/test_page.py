@@ -185,7 +185,7 @@ def test_images_are_drawn(tmp_path: Path, open_page: Open, shoot: Shoot) -> None
     config = write_digits(tmp_path, ("rounds = 3", "rounds = 40"), ('generator = "full"', 'generator = "full"\nbody_lr = 1e-2'))
     with served(trained(tmp_path, config), tmp_path / "store") as server:
         token = server.token("writer")
-        server.post(token, "/v1/clients/writer/personalize", {"rows": x[:30].tolist(), "labels": y[:30]})
+        server.post(token, "/v1/clients/writer/personalize", {"rows": x[:30].tolist(), "labels": y[:30], "refer_share": 0.5})
         server.post(token, "/v1/clients/writer/predict", {"rows": x[30:].tolist()})
         page = open_page(server.address)
         sign_in(page, token)

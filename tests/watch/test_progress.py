@@ -74,6 +74,7 @@ def test_what_was_spent_is_told(digits_study: Path, tmp_path: Path) -> None:
     [
         ("study.json", '{"title": "x", "runs": [{}]}'),
         ("study.json", "[]"),
+        ("study.json", '{"title": "x", "runs": [{"algorithm": "../../elsewhere", "seed": 0, "rounds": 3}]}'),
         ("study.json", "{"),
         ("runs/fedavg-seed0/run.json", "[1]"),
         ("runs/fedavg-seed0/run.json", '{"rounds": "many"}'),

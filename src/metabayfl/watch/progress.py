@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metabayfl import storage
+from metabayfl.config import check_algorithm
 from metabayfl.engine import job
 from metabayfl.errors import ArtifactError
 from metabayfl.privacy import ledger
@@ -80,7 +81,10 @@ def progress(directory: Path) -> dict[str, Any]:
 def _plan(path: Path) -> tuple[str, list[Planned]]:
     found = storage.read_json(path)
     try:
-        return str(found["title"]), [Planned(str(run["algorithm"]), int(run["seed"]), int(run["rounds"])) for run in found["runs"]]
+        planned = [Planned(str(run["algorithm"]), int(run["seed"]), int(run["rounds"])) for run in found["runs"]]
+        for run in planned:
+            check_algorithm(run.algorithm)  # it stands in a path
+        return str(found["title"]), planned
     except _ODD as error:
         raise ArtifactError(f"{path} does not say which runs are meant ({error!r}): train again into another directory") from error
 
@@ -133,7 +137,7 @@ def _rows(path: Path) -> tuple[Round, ...]:
     return _rows_of(path, at.st_size, at.st_mtime_ns)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _rows_of(path: Path, size: int, modified: int) -> tuple[Round, ...]:
     """The rows of a metrics file of that size and time, read once: of many runs one grows."""
     try:

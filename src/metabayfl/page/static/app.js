@@ -8,7 +8,7 @@ import { signIn } from "./sign_in.js";
 
 const PAUSE = 4000; // between two looks at the server
 
-let session = null; // {who, strategy}
+let session = null; // {who, strategy, refresh}
 let view = null; // {node, refresh}
 let timer = 0;
 
@@ -16,9 +16,11 @@ async function start() {
   if (!token.held()) return leave();
   try {
     const [who, strategy] = await Promise.all([ask("/v1/bearer"), ask("/v1/strategy")]);
-    session = { who, strategy };
+    session = { who, strategy, refresh };
   } catch (error) {
-    return error instanceof Refused && error.status === 401 ? leave(error.message) : tell(error);
+    tell(error);
+    if (error.status !== 401) setTimeout(start, PAUSE);
+    return;
   }
   byId("who").textContent = session.who.operator ? "operator" : session.who.client;
   byId("leave").hidden = false;

@@ -11,8 +11,8 @@ import { historyChart } from "./uncertainty.js";
 
 const SPANS = [["1 h", 60], ["24 h", 1440], ["7 days", 10_080]];
 
-export function clientView(name, { who, strategy }) {
-  const seen = { reliability: null, history: null, minutes: 1440 };
+export function clientView(name, { who, strategy, refresh: again }) {
+  const seen = { reliability: null, history: null, minutes: 1440, turn: 0 };
   const tiles = element("dl", { class: "tiles" });
   const alarms = element("div", { class: "alarms" });
   const reliability = element("div", { id: "reliability" });
@@ -22,14 +22,14 @@ export function clientView(name, { who, strategy }) {
     responsive(history, (width) => historyChart(seen.history, width, strategy.kind)),
   ];
   const refresh = () => look(name, seen, (found) => show(found));
-  const cases = casesPanel(name, strategy, refresh);
+  const cases = casesPanel(name, strategy, again);
   const show = (found) => {
     tiles.replaceChildren(...summary(found));
     alarms.replaceChildren(...found.alarms.alarms.map(alarm));
     cases.show(found.cases);
-    redraw.forEach((again) => again());
+    redraw.forEach((draw) => draw());
   };
-  const choice = spans(seen, refresh);
+  const choice = spans(seen, again);
   const node = element(
     "div",
     { class: "stack" },
@@ -47,7 +47,10 @@ export function clientView(name, { who, strategy }) {
   return { node, refresh };
 }
 
+/** Ask for everything that is shown; an answer that a later question has overtaken is dropped. */
 async function look(name, seen, show) {
+  seen.turn += 1;
+  const turn = seen.turn;
   const [state, cases, reliability, history, alarms] = await Promise.all([
     ask(of(name)),
     ask(of(name, "/cases?waiting=true&most=200")),
@@ -55,6 +58,7 @@ async function look(name, seen, show) {
     ask(of(name, `/history?minutes=${seen.minutes}`)),
     ask(of(name, "/alarms")),
   ]);
+  if (turn !== seen.turn) return;
   Object.assign(seen, { reliability, history });
   show({ state, cases, reliability, history, alarms });
 }
@@ -80,12 +84,12 @@ function alarm(found) {
   return element("p", { class: "notice", role: "note" }, element("b", {}, `${found.kind}: `), found.message, found.at ? [" · ", moment(found.at)] : null);
 }
 
-function spans(seen, refresh) {
+function spans(seen, again) {
   const buttons = SPANS.map(([words, minutes]) => {
     const choose = () => {
       seen.minutes = minutes;
       buttons.forEach((button, at) => button.setAttribute("aria-pressed", String(SPANS[at][1] === minutes)));
-      refresh();
+      again();
     };
     return element("button", { type: "button", "aria-pressed": String(minutes === seen.minutes), onclick: choose }, words);
   });
