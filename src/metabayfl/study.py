@@ -1,7 +1,7 @@
 """A study: every algorithm on every seed, trained, judged on held-out clients, and written down.
 
 ``DIR`` holds ``summary.json``, ``metrics.jsonl``, ``figures.json``, ``strategy.safetensors``, ``report.html``, ``model_card.md``, and under ``runs/``
-a directory a run with its checkpoint, so that a study that was stopped goes on where it was. ``study.json`` is there as soon as the data are and says
+a directory a run with its checkpoint, so that a study that was stopped goes on where it was. ``study.json`` is there before the first round and says
 which runs are meant, and each run's ``run.json`` how many rounds it takes and what its messages weigh: so another process can follow
 (:mod:`metabayfl.watch`).
 """
@@ -87,14 +87,14 @@ def compare(config: Config, algorithms: tuple[str, ...], seeds: tuple[int, ...],
         raise ConfigError("nothing to compare: name at least one algorithm and one seed")
     for name in algorithms:
         check_algorithm(name)
-    data: list[dict[str, Any]] = []
+    data = []
     for seed in seeds:
         federation = build_federation(config.data, seed)
-        if not data:
-            announce(config, algorithms, seeds, out)
         data.append(provenance.data_facts(federation, seed))
         for name in algorithms:
-            yield from train_and_score(prepare(config, name, seed, federation, out))
+            run = prepare(config, name, seed, federation, out)
+            announce(config, algorithms, seeds, out)  # not before: a config that cannot run leaves nothing behind
+            yield from train_and_score(run)
     write_outputs(config, algorithms, seeds, data, out)
 
 
