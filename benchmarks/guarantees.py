@@ -9,12 +9,15 @@ is trained or tuned here; every row asks the held-out clients once.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -25,9 +28,12 @@ from metabayfl.data import Federation, build_federation
 from metabayfl.evaluation import ClientCoverage, Promised, coverage, evaluate, metrics
 from metabayfl.evaluation.scores import class_scores
 from metabayfl.personal import PersonalStrategy
+from metabayfl.uncertainty import refer, threshold_for_share
 from spread import spread
 
 LEVELS = (0.8, 0.9, 0.95)
+
+Seeds: TypeAlias = list[tuple[int, PersonalStrategy, Federation]]
 
 
 def strategies(study: Path, algorithm: str) -> list[tuple[int, PersonalStrategy]]:
@@ -48,7 +54,7 @@ def share(clients: list[ClientCoverage], field: str) -> float:
     return 100 * sum(getattr(client, field) for client in clients) / sum(client.tests for client in clients)
 
 
-def set_rows(seeds: list[tuple[int, PersonalStrategy, Federation]]) -> Iterator[list[str]]:
+def set_rows(seeds: Seeds) -> Iterator[list[str]]:
     """Coverage of sets: wanted, reached by all cases together, and by the clients one by one."""
     by_what = ("client", "class") if seeds[0][1].schema.kind == "classification" else ("client",)
     for level in LEVELS:
@@ -67,23 +73,62 @@ def set_rows(seeds: list[tuple[int, PersonalStrategy, Federation]]) -> Iterator[
                 ]
 
 
-def referral_rows(seeds: list[tuple[int, PersonalStrategy, Federation]]) -> Iterator[list[str]]:
-    """Referral at a threshold for a share and for an error: asked for, and what came of it."""
+class Referred(NamedTuple):
+    """What came of referral on one seed, in percent of all cases."""
+
+    referred: float
+    passed: float  # answered without a person, and wrong
+    wrong: float  # without any referral
+
+    @property
+    def right(self) -> float | None:
+        """Percent right of what was answered; None where everything was referred."""
+        return 100 - 100 * self.passed / (100 - self.referred) if self.referred < 100 else None
+
+
+def by_threshold(seeds: Seeds, promised: Promised, fields: tuple[str, str]) -> list[Referred]:
+    found = [asked(one, federation, seed, promised, table=True) for seed, one, federation in seeds]
+    return [Referred(share(each, fields[0]), share(each, fields[1]), share(each, "wrong")) for each in found]
+
+
+def by_rank(seeds: Seeds, wanted: float) -> list[Referred]:
+    """Exactly this share of each client's batch is referred, the least certain cases."""
+    out = []
+    for seed, one, federation in seeds:
+        held = evaluate(
+            one.algorithm, one.strategy.meta, federation.heldout, federation.schema, random.fold(random.key(seed), "heldout"), unseen_cap=0
+        )
+        hits = [(client.probs.argmax(1) == client.y, refer_share(client.total, wanted)) for client in class_scores(held)]
+        right, referred = (np.concatenate(parts) for parts in zip(*hits, strict=True))
+        out.append(Referred(100 * float(referred.mean()), 100 * float((~right & ~referred).mean()), 100 * float((~right).mean())))
+    return out
+
+
+def refer_share(total: NDArray[np.float64], wanted: float) -> NDArray[np.bool_]:
+    scores = torch.from_numpy(total)
+    return refer(scores, threshold_for_share(scores, wanted)).numpy()
+
+
+def referral_rows(seeds: Seeds) -> Iterator[list[str]]:
+    """Referral of a share of the batch, at a threshold for a share, and for an error: asked for, and what came of it."""
     for wanted in (0.1, 0.2, 0.3):
-        found = [asked(one, federation, seed, Promised(refer_share=wanted), table=True) for seed, one, federation in seeds]
-        kept = [100 - 100 * share(each, "wrong_accepted") / (100 - share(each, "referred")) for each in found]
-        gain = [after - (100 - share(each, "wrong")) for after, each in zip(kept, found, strict=True)]
-        shares = spread([share(each, "referred") for each in found], 1)
-        yield [f"refer {100 * wanted:g} %", shares, spread([share(each, "wrong_accepted") for each in found], 1), spread(kept, 1), spread(gain, 1)]
+        yield referral_row(f"{100 * wanted:g} % of the batch", by_rank(seeds, wanted))
+    for wanted in (0.1, 0.2, 0.3):
+        yield referral_row(f"threshold for {100 * wanted:g} %", by_threshold(seeds, Promised(refer_share=wanted), ("referred", "wrong_accepted")))
     for wanted in (0.02, 0.05, 0.1):
-        found = [asked(one, federation, seed, Promised(refer_error=wanted), table=True) for seed, one, federation in seeds]
-        kept = [100 - 100 * share(each, "wrong_for_error") / max(100 - share(each, "referred_for_error"), 1e-9) for each in found]
-        gain = [after - (100 - share(each, "wrong")) for after, each in zip(kept, found, strict=True)]
-        shares = spread([share(each, "referred_for_error") for each in found], 1)
-        yield [f"wrong {100 * wanted:g} %", shares, spread([share(each, "wrong_for_error") for each in found], 1), spread(kept, 1), spread(gain, 1)]
+        fields = ("referred_for_error", "wrong_for_error")
+        yield referral_row(f"{100 * wanted:g} % answered and wrong", by_threshold(seeds, Promised(refer_error=wanted), fields))
 
 
-def temperature_rows(name: str, seeds: list[tuple[int, PersonalStrategy, Federation]]) -> Iterator[list[str]]:
+def referral_row(asked_for: str, found: list[Referred]) -> list[str]:
+    gains = [(each.right, each.right - (100 - each.wrong)) for each in found if each.right is not None]
+    columns = zip(*gains, strict=True) if gains else ([math.nan], [math.nan])
+    fewer = "" if len(gains) == len(found) else f" ({len(gains)} of {len(found)} seeds)"
+    right, gain = (spread(list(column), 1) for column in columns)
+    return [asked_for, spread([each.referred for each in found], 1), spread([each.passed for each in found], 1), right + fewer, gain]
+
+
+def temperature_rows(name: str, seeds: Seeds) -> Iterator[list[str]]:
     """NLL and ECE as the model says and after temperature scaling on the validation clients."""
     plain, after, found = [], [], []
     for seed, one, federation in seeds:

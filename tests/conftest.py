@@ -29,6 +29,15 @@ def digits_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def trained_digits(tmp_path_factory: pytest.TempPathFactory) -> PersonalStrategy:
+    """A strategy whose predictions are worth something, in a few seconds."""
+    faster = ('generator = "full"', 'generator = "full"\nbody_lr = 0.005')
+    changes = [('"fedavg", ', ""), ("rounds = 3", "rounds = 60"), ("validate_every = 2", "validate_every = 20"), ("[16, 8]", "[32, 16]"), faster]
+    folder = tmp_path_factory.mktemp("trained")
+    return load(_studied(write_digits(folder, *changes), folder / "out") / "strategy.safetensors")
+
+
+@pytest.fixture(scope="session")
 def dose_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study of a regression on a table."""
     folder = tmp_path_factory.mktemp("dose")

@@ -3,6 +3,8 @@
     model = metabayfl.load("strategy.safetensors").personalize(x, y)
     prediction = model.predict(new_x)         # probabilities, total = aleatoric + epistemic, accept or refer
     model = model.update(more_x, more_y)      # the same as personalizing on all samples
+    model = model.with_forgetting("evidence") # from here on the past fades as fast as that predicts the client best
+    model.alarm                               # whether the client has changed: then model.restart()
 
 Nothing here is trained by more than the strategy's own rule, and nothing leaves the client.
 """
@@ -20,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metabayfl import random, storage, tree_file
+from metabayfl import change_point, continual, new_class, random, storage, tree_file
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.algorithms.preparation import prepare
 from metabayfl.artifact import Strategy, load_strategy, posterior_from_bytes, posterior_to_bytes
@@ -36,15 +38,17 @@ from metabayfl.calibration import (
     set_limits,
     template,
 )
+from metabayfl.change_point import NO_CHANGE, Change
+from metabayfl.continual import Forgetting
 from metabayfl.data.schema import Schema
 from metabayfl.errors import ArtifactError, ConfigError, DataError, ModelError, SchemaError
 from metabayfl.models import build_model
 from metabayfl.presentation import Decision, PersonalPrediction, present
-from metabayfl.types import Algorithm, Batch, Key, Model, Prepared, Tree
+from metabayfl.types import Algorithm, Batch, Model, Prepared, Tree
 from metabayfl.uncertainty import threshold_for_share
 
 Array = NDArray[Any]
-_ABOUT = ("refer_share", "refer_error", "novelty_rate", "seed")
+_ABOUT = ("refer_share", "refer_error", "novelty_rate", "seed", "forgetting", "change")
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class PersonalStrategy:
         if refer_error is not None and self.schema.kind == "regression":
             raise ConfigError(f"refer_error is {refer_error}, but a regression's answers are not right or wrong: give refer_share")
         batch = encode(self.schema, x, y)
-        posterior = _adapt(self.algorithm, self.received, batch, random.key(seed))
+        posterior = continual.adapt(self.algorithm, self.received, batch, random.key(seed))
         model = PersonalModel(self, posterior, batch, _own_cases(self, batch, seed), refer_share, refer_error, novelty_rate, seed)
         model.limits  # noqa: B018  # a share that is none is refused here and not with the first prediction
         return model
@@ -85,6 +89,23 @@ class PersonalStrategy:
     def received(self) -> Tree:
         """The strategy's numbers as a client has them."""
         return self.algorithm.down.round_trip(self.strategy.meta, None)
+
+    @cached_property
+    def baseline(self) -> Prepared:
+        """What the strategy makes of a client without any sample, made ready to answer: what a personal model must beat."""
+        key = random.key(0)
+        alone = continual.adapt(self.algorithm, self.received, continual.nobody(self.schema), key)
+        return prepare(self.algorithm, alone, random.fold(key, "predict"))
+
+    def with_class(self, name: str) -> PersonalStrategy:
+        """The strategy with a class that the federation never saw, the last of the schema's; see :mod:`metabayfl.new_class`.
+
+        Raises:
+            ConfigError: if the strategy has no conjugate classification head.
+            SchemaError: if the class has no name or is known already.
+        """
+        strategy = new_class.with_class(self.strategy, name)
+        return rebuild(strategy, self.algorithm.model._replace(outputs=self.algorithm.model.outputs + 1))
 
 
 @dataclass(frozen=True)
@@ -99,6 +120,18 @@ class PersonalModel:
     refer_error: float | None
     novelty_rate: float
     seed: int
+    forgetting: Forgetting = None
+    change: Change = NO_CHANGE
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the strategy without any of the client's samples explains recent updates better than this model did; then :meth:`restart`."""
+        return change_point.rings(self.change)
+
+    @property
+    def retention(self) -> float:
+        """``lambda`` in use: what a sample weighs relative to the next one; 1 where nothing fades."""
+        return continual.retention(self.support)
 
     @property
     def schema(self) -> Schema:
@@ -157,16 +190,63 @@ class PersonalModel:
         return present(self.schema, prediction, decision)
 
     def update(self, x: Any, y: Any) -> PersonalModel:
-        """The model with more samples, the same as personalizing on all of them together."""
+        """The model with more samples, in the order in which they came: the same as personalizing on all of them together.
+
+        With forgetting, earlier samples fade first. Before they are used, the new labels show how well this model predicted them, against the
+        strategy without any sample: :attr:`alarm`.
+
+        Raises:
+            SchemaError: if inputs or targets do not fit the schema.
+            DataError: if there is no sample, or a prediction is not finite.
+        """
         new = encode(self.schema, x, y)
+        change = continual.watch(self.change, self.prepared, self.source.baseline, new)
         both = Batch(*(torch.cat(pair) for pair in zip(self.support, new, strict=True)))
-        algorithm = self.source.algorithm
-        if algorithm.update is not None:
-            with torch.no_grad():
-                posterior = algorithm.update(self.posterior, new)
-        else:
-            posterior = _adapt(algorithm, self.source.received, both, random.key(self.seed))
-        return dataclasses.replace(self, posterior=posterior, support=both, cases=_own_cases(self.source, both, self.seed))
+        algorithm, key = self.source.algorithm, random.key(self.seed)
+        posterior, support = continual.grow(algorithm, self.source.received, self.posterior, both, len(new.mask), self.forgetting, key)
+        return dataclasses.replace(self, posterior=posterior, support=support, cases=_own_cases(self.source, support, self.seed), change=change)
+
+    def with_forgetting(self, forgetting: Forgetting = "evidence") -> PersonalModel:
+        """The model whose past fades, from now on and back to its first sample; see ``docs/continual.md``.
+
+        Args:
+            forgetting: ``"evidence"``: as fast as predicts the client's own stream best; a retention ``lambda`` above 0 and at most 1: a sample
+                that ``a`` later ones have followed weighs ``lambda^a``; None: nothing fades.
+
+        Raises:
+            ConfigError: for anything else, or an algorithm without a posterior in closed form.
+        """
+        return _again(self, self.source, self.support, forgetting)
+
+    def watch(self, run_length: float) -> PersonalModel:
+        """The model with a new change detector, that rings by mistake once in ``run_length`` cases on average, or less often.
+
+        Raises:
+            ConfigError: if ``run_length`` is not finite and at least 1.
+        """
+        return dataclasses.replace(self, change=change_point.begin(run_length))
+
+    def restart(self, keep: int | None = None) -> PersonalModel:
+        """The model of the latest samples alone, with a new change detector.
+
+        Args:
+            keep: how many; None, after an alarm, means those from the likeliest start of the change on.
+
+        Raises:
+            ConfigError: if there are not so many, or there was no alarm and ``keep`` is None.
+        """
+        kept = continual.since(self.change, len(self.support.mask), keep)
+        recent = Batch(*(part[-kept:] for part in self.support))
+        return _again(self, self.source, recent, self.forgetting).watch(self.change.run_length)
+
+    def with_class(self, name: str) -> PersonalModel:
+        """The model of the same samples that also knows a class of its own; its samples come with :meth:`update`.
+
+        Raises:
+            ConfigError: if the strategy has no conjugate classification head.
+            SchemaError: if the class has no name or is known already.
+        """
+        return _again(self, self.source.with_class(name), self.support, self.forgetting)
 
     def save(self, path: str | Path) -> None:
         """Write the posterior, with all that predicting and updating need, in one file."""
@@ -175,7 +255,8 @@ class PersonalModel:
     def to_bytes(self) -> bytes:
         """The content of the file; the same model gives the same bytes."""
         value = {"posterior": self.posterior, "support": self.support._asdict(), "cases": self.cases._asdict()}
-        return posterior_to_bytes(value, self.source.strategy, {name: getattr(self, name) for name in _ABOUT})
+        about = {name: getattr(self, name) for name in _ABOUT}
+        return posterior_to_bytes(value, self.source.strategy, {**about, "change": list(self.change)})
 
 
 def load(path: str | Path, model: Model | None = None) -> PersonalStrategy:
@@ -219,7 +300,13 @@ def personal_from_bytes(
     groups = {"posterior", "support", "cases"}
     if value.keys() != groups or support.keys() != set(Batch._fields) or known.keys() != set(Cases._fields) or about.keys() != set(_ABOUT):
         raise ArtifactError(f"{where} is a posterior without its support, known cases or shares: save it with PersonalModel.save")
-    return PersonalModel(source or rebuild(strategy, model, where), value["posterior"], Batch(**support), Cases(**known), **about)
+    source = source or rebuild(strategy, model, where)
+    try:
+        continual.retentions(source.algorithm, about["forgetting"])
+        about["change"] = change_point.restore(about["change"])
+    except (ConfigError, DataError) as error:
+        raise ArtifactError(f"{where}: {error}") from error
+    return PersonalModel(source, value["posterior"], Batch(**support), Cases(**known), **about)
 
 
 def rebuild(strategy: Strategy, model: Model | None = None, where: str = "the strategy") -> PersonalStrategy:
@@ -260,9 +347,16 @@ def encode(schema: Schema, x: Any, y: Any) -> Batch:
     return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), torch.ones(len(targets)))
 
 
-def _adapt(algorithm: Algorithm, received: Tree, batch: Batch, key: Key) -> Tree:
-    with torch.no_grad():
-        return algorithm.adapt(received, batch, random.fold(key, "adapt"))
+def _again(model: PersonalModel, source: PersonalStrategy, samples: Batch, forgetting: Forgetting) -> PersonalModel:
+    """The model built anew from samples, with the same options and detector."""
+    algorithm, key = source.algorithm, random.key(model.seed)
+    continual.retentions(algorithm, forgetting)
+    support = samples._replace(mask=torch.ones_like(samples.mask))
+    posterior = continual.adapt(algorithm, source.received, support, key)
+    if forgetting is not None:
+        posterior, support = continual.grow(algorithm, source.received, posterior, support, 0, forgetting, key)
+    cases = _own_cases(source, support, model.seed)
+    return dataclasses.replace(model, source=source, posterior=posterior, support=support, cases=cases, forgetting=forgetting)
 
 
 def _own_cases(source: PersonalStrategy, batch: Batch, seed: int) -> Cases:

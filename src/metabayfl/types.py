@@ -8,7 +8,7 @@ Shape letters, used everywhere: ``C`` clients in the cohort, ``N`` examples (pad
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
     x: Tensor  # (N, ...) inputs
     y: Tensor  # (N,) int64 classes, or (N, R) real targets
-    mask: Tensor  # (N,) 1.0 for a real example, 0.0 for padding
+    mask: Tensor  # (N,) 1.0 for a real example, 0.0 for padding; conjugate heads also take weights
 
 
 class Task(NamedTuple):
@@ -170,3 +170,4 @@ class Algorithm(NamedTuple):
     update: Callable[[Tree, Batch], Tree] | None = None  # posterior, more samples -> the posterior of all, exactly; None: adapt again
     clients: Callable[[Tree, Task, Tensor], Message] | None = None  # ``vmap(client)`` over stacked tasks and keys (C,), where it can be had faster
     prepare: Callable[[Tree, Key], Prepared] | None = None  # posterior, key: answers as ``predict`` does; None: nothing is gained
+    forget: Callable[[Tree, Batch, Sequence[float]], Tree] | None = None  # as update, the past faded; see ``meta_bayfl.forget``; None: cannot

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 import pandas as pd
+import uvicorn
 
 from metabayfl import config, random, study
 from metabayfl.data import build_federation
@@ -19,9 +21,9 @@ from metabayfl.engine.rounds import rounds
 from metabayfl.evaluation import calibrate
 from metabayfl.personal import PersonalStrategy, load
 from metabayfl.serve import database, history, tokens
+from metabayfl.serve.app import build
 from metabayfl.serve.history import Sums
-from metabayfl.serve.options import Address, Limits
-from metabayfl.serve.running import Server
+from metabayfl.serve.options import Limits
 from metabayfl.serve.service import Service
 
 CLASSES = ("home", "ward", "intensive care")
@@ -110,24 +112,17 @@ class Served(NamedTuple):
 @contextmanager
 def served(source: PersonalStrategy, store: Path) -> Iterator[Served]:
     """A server in a thread of this process, at a free port."""
-    said: list[str] = []
-    ready = threading.Event()
-
-    def say(text: str) -> None:
-        said.append(text.rpartition(" ")[2])
-        ready.set()
-
-    server = Server(Service(source, store, Limits()), Address(port=0), say)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        assert ready.wait(60)
-        with closing(database.connect(store)) as connection, database.transaction(connection):
-            operator = tokens.make(connection, None)
-        yield Served(said[0], store, operator)
-    finally:
-        server.should_exit = True
-        thread.join()
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        server = uvicorn.Server(uvicorn.Config(build(Service(source, store, Limits())), log_level="warning", ws="none", timeout_graceful_shutdown=5))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
+        thread.start()
+        try:
+            with closing(database.connect(store)) as connection, database.transaction(connection):
+                operator = tokens.make(connection, None)
+            yield Served(f"http://127.0.0.1:{door.getsockname()[1]}", store, operator)
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def posted(frame: pd.DataFrame) -> dict[str, Any]:

@@ -170,3 +170,15 @@ def test_changes_at_the_same_time_are_all_kept(outcome_strategy: PersonalStrateg
         asked = [("POST", "/v1/clients/h0/update", {"json": posted(1, seed=seed), "headers": served.headers()}) for seed in range(10)]
         assert sorted(answer.json()["version"] for answer in served.together(asked)) == [*range(2, 12)]
         assert served.get("/v1/clients/h0").json()["samples"] == 24
+
+
+def test_a_change_is_never_made_from_a_model_that_the_store_has_moved_past(served: Served) -> None:
+    """As after a request that was given up between its commit and its end."""
+    served.post("/v1/clients/h0/personalize", posted())
+    old = served.service.ready.get("h0")
+    assert old is not None
+    served.post("/v1/clients/h0/update", posted(2, seed=2))
+    served.service.ready.drop("h0")
+    served.service.ready.put("h0", old)
+    answer = served.post("/v1/clients/h0/update", posted(3, seed=3)).json()
+    assert (answer["version"], answer["samples"]) == (3, 19)

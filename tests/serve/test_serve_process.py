@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -36,11 +38,11 @@ def told(capsys: Capture, *words: object, code: int = 0) -> str:
     return err if code else out
 
 
-def start(strategy: Path, store: Path) -> tuple[subprocess.Popen[str], str]:
-    words = [*METABAYFL, "serve", "--strategy", str(strategy), "--store", str(store), "--port", "0"]
+def start(strategy: Path, store: Path, *more: str) -> tuple[subprocess.Popen[str], str]:
+    words = [*METABAYFL, "serve", "--strategy", str(strategy), "--store", str(store), "--port", "0", *more]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    found = re.fullmatch(r"serving at (http://127\.0\.0\.1:\d+)\n", process.stdout.readline())
+    found = re.fullmatch(r"serving at (https?://127\.0\.0\.1:\d+)\n", process.stdout.readline())
     assert found is not None, process.communicate()[1]
     return process, found[1]
 
@@ -66,7 +68,28 @@ def test_what_cannot_be_served_is_one_line(strategy: Path, tmp_path: Path, capsy
     assert "there is no file" in told(capsys, *serve, tmp_path / "nothing", code=2)
     assert "is no file of metabayfl" in told(capsys, *serve, Path(__file__), code=2)
     assert "the limit rows is 0" in told(capsys, *serve, strategy, "--rows", 0, code=2)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert f"cannot listen at 127.0.0.1, port {port}" in told(capsys, *serve[:3], "--strategy", strategy, "--port", port, code=2)
     assert "TLS needs both" in told(capsys, *serve, strategy, "--tls-cert", strategy, code=2)
+
+
+@pytest.mark.slow
+def test_a_server_speaks_tls(strategy: Path, tmp_path: Path, capsys: Capture) -> None:
+    pytest.importorskip("cryptography")
+    from metabayfl.flower import certificates
+
+    authority = certificates.authority(days=1)
+    pair = certificates.server(authority, ["127.0.0.1"], days=1)
+    for name, content in {"authority": authority.public, "server": pair.public, "key": pair.private}.items():
+        (tmp_path / name).write_bytes(content)
+    process, address = start(strategy, tmp_path / "store", "--tls-cert", str(tmp_path / "server"), "--tls-key", str(tmp_path / "key"))
+    try:
+        with httpx.Client(verify=ssl.create_default_context(cafile=tmp_path / "authority")) as http:
+            assert http.get(f"{address}/health").json() == {"status": "alive"}
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.slow

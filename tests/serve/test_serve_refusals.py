@@ -61,6 +61,9 @@ def told(answer: Any, status: int) -> str:
     (b'{"rows": [{"age": ' + b"9" * 400 + b', "sex": "f"}]}', 422, "feature 'age': given a number beyond all bounds in row 0"),
     (b'{"rows": [{"age": 1e6, "sex": "f"}]}', 422, "Is it in another unit?"),
     (b'{"rows": [{"age": 50, "sex": 1}]}', 422, "feature 'sex': given the number 1 in row 0, expected one of the texts 'f', 'm'"),
+    (b'{"rows": [{"age": 50, "sex": "f", "note": []}]}', 422, "column 'note': given a list in row 0, expected one value"),
+    (b'{"rows": [{"age": 50, "sex": "' + b"f" * 1001 + b'"}]}', 422, "feature 'sex': given a text of 1001 characters in row 0"),
+    (json.dumps({"rows": [{str(at): at for at in range(23)}]}).encode(), 422, "row 0 has 23 columns, expected age, sex and at most 20 others"),
     (b'{"rows": [{"age": 50, "sex": "f"}], "keep": 1}', 422, "field 'keep': given a number, expected true or false"),
 ])  # fmt: skip
 def test_rows_that_cannot_be_read(made: Served, body: bytes, status: int, message: str) -> None:
@@ -208,13 +211,13 @@ def test_options_that_make_no_sense(tmp_path: Path) -> None:
         Limits(rows=0)
     with pytest.raises(ConfigError, match="TLS needs both --tls-cert and --tls-key"):
         Address(certificate=tmp_path)
-    with pytest.raises(ConfigError, match="there is no file"):
+    with pytest.raises(ConfigError, match="are no certificate with its key"):
         Address(certificate=tmp_path / "a", key=tmp_path / "b")
 
 
 def test_what_the_schema_has_a_rule_for_is_no_error(made: Served) -> None:
     """A missing number is filled, a category that is missing or was never seen has a column of its own."""
-    rows = [{"age": None, "sex": "f"}, {"age": 50, "sex": None}, {"age": 50, "sex": "\ud800"}, {"age": 50, "sex": "x", "other": []}]
+    rows = [{"age": None, "sex": "f"}, {"age": 50, "sex": None}, {"age": 50, "sex": "\ud800"}, {"age": 50, "sex": "x", "other": "bed 4"}]
     found = made.ask("POST", PREDICT, content=json.dumps({"rows": rows}), headers=made.headers())
     assert found.status_code == 200, found.text
     assert len(found.json()["predictions"]) == 4

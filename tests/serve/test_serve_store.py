@@ -130,7 +130,7 @@ def test_a_posterior_of_another_strategy_in_the_store_is_never_used(
             clients.put(store, row(), other)
         for path in (UPDATE, "/v1/clients/h0/predict"):
             found = served.post(path, posted(2) if path == UPDATE else {"rows": posted(2)["rows"]})
-            assert (found.status_code, found.json()["error"]["code"]) == (409, "other_strategy")
+            assert (found.status_code, found.json()["error"]["code"]) == (409, "unusable_posterior")
             assert "was made from the strategy" in found.json()["error"]["message"]
         assert served.post("/v1/clients/h1/predict", {"rows": posted(2)["rows"]}, who="h1").status_code == 200
 

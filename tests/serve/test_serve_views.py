@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -156,3 +157,18 @@ def test_the_documents_examples_are_accepted(name: str, request: pytest.FixtureR
             answer = served.post(f"/v1/clients/h0/{word}", body["example"])
             assert answer.status_code == 200, answer.text
         assert openapi.posted_row(served.service.source.schema) == served.get("/v1/strategy").json()["example"]
+
+
+def test_a_client_that_has_changed_is_told_so_until_it_begins_anew(served: Served) -> None:
+    first = {"rows": [{"age": 20 + at, "sex": "f"} for at in range(40)], "labels": ["ill", "well"] * 20}
+    served.post("/v1/clients/h0/personalize", first)
+    held = served.service.ready.get("h0")
+    assert held is not None
+    ringing = dataclasses.replace(held.model, change=held.model.change._replace(evidence=math.log1p(held.model.change.run_length)))
+    served.service.ready.put("h0", held._replace(model=ringing))
+    state = served.post("/v1/clients/h0/update", posted(1, seed=2)).json()
+    (alarm,) = [item for item in served.get("/v1/clients/h0/alarms").json()["alarms"] if item["kind"] == "drift"]
+    assert alarm["at"] == state["drift"] == state["updated"]
+    assert served.post("/v1/clients/h0/update", posted(1, seed=3)).json()["drift"] == state["drift"]
+    assert served.post("/v1/clients/h0/personalize", {**posted(), "replace": True}).json()["drift"] is None
+    assert served.get("/v1/clients/h0/alarms").json()["alarms"] == []

@@ -25,7 +25,7 @@ from metabayfl.batches import everything, examples, take
 from metabayfl.compression import CODECS
 from metabayfl.errors import unknown
 from metabayfl.generators import GENERATORS, Generator
-from metabayfl.heads import Head, conjugate_classification, conjugate_regression, evidence, remember
+from metabayfl.heads import Head, conjugate_classification, conjugate_regression, evidence, forgetting, remember
 from metabayfl.losses import masked_mean
 from metabayfl.meta_gradient import Objective, gradient_client
 from metabayfl.models.order import channels_last
@@ -128,8 +128,10 @@ def meta_bayfl(
         return answer(prepare(posterior, key).constants, x)
 
     client, codecs = gradient_client(objective), (_codec(down), _codec(up))
-    exactly = partial(update, model, head)
-    return Algorithm("meta_bayfl", model, init, begin, client, step, adapt, predict, objective, *codecs, update=exactly, prepare=prepare)
+    exactly, fading = partial(update, model, head), partial(forget, model, head)
+    return Algorithm(
+        "meta_bayfl", model, init, begin, client, step, adapt, predict, objective, *codecs, update=exactly, prepare=prepare, forget=fading
+    )
 
 
 def update(model: Model, head: Head, posterior: Tree, batch: Batch) -> Tree:
@@ -148,7 +150,36 @@ def update(model: Model, head: Head, posterior: Tree, batch: Batch) -> Tree:
     memory = tree.map(lambda old, more: torch.cat([old, more]), posterior["memory"], new)
     statistics = tree.add(posterior["statistics"], head.statistics(new))
     weighed = _weighed(head, posterior["prior"], statistics, memory, posterior["evidence"])
-    return {**posterior, "memory": memory, "statistics": statistics, "evidence": weighed}
+    return {**_lasting(posterior), "memory": memory, "statistics": statistics, "evidence": weighed}
+
+
+def forget(model: Model, head: Head, posterior: Tree, batch: Batch, retentions: Sequence[float]) -> Tree:
+    """The posterior after more samples, in which the past fades at the rate of ``retentions`` that predicted the stream best, exactly.
+
+    A sample that ``a`` others have followed has the weight ``lambda^a``: the result is that of ``adapt`` with these weights as the mask. The scores
+    of the retentions go on from where they were, ``posterior["stream"]``; with other retentions than before they begin anew on the whole memory.
+
+    Args:
+        model: the algorithm's model.
+        head: the algorithm's head.
+        posterior: from ``adapt``, ``update`` or an earlier ``forget``.
+        batch: new samples ``(N, ...)`` in their order, ``N >= 0``.
+        retentions: the grid of ``lambda``, each above 0 and at most 1; a single one is taken as it is.
+    """
+    past, new = posterior["memory"], _memory(model, posterior["body"], batch, None)
+    memory = tree.map(lambda old, more: torch.cat([old, more]), past, new)
+    prior, points, grid = posterior["prior"], posterior["evidence"], torch.tensor(retentions, dtype=memory["features"].dtype)
+    state = posterior.get("stream")
+    if state is None or not torch.equal(state["retention"], grid):
+        state, new = forgetting.begin(head, points, memory, grid), memory
+    state = forgetting.run(head, prior, points, state, new)
+    faded = {**memory, "mask": forgetting.weights(memory["mask"] > 0, forgetting.best(state))}
+    return {**_posterior(head, posterior["body"], prior, faded, points), "stream": state}
+
+
+def _lasting(posterior: Tree) -> Tree:
+    """The posterior without the scores of a stream, which would not know of samples that are not in it."""
+    return {name: part for name, part in posterior.items() if name != "stream"}
 
 
 def _posterior(head: Head, body: Tree, prior: Tree, memory: Tree, points: Tree) -> Tree:

@@ -37,6 +37,7 @@ def conjugate_classification(classes: int, width: int, samples: int = 20) -> Hea
         statistics=lambda memory: statistics(memory, classes),
         leave_one_out=_observed_leave_one_out,
         zero_shot=_observed_zero_shot,
+        log_predictive=_observed_predictive,
         prepare=partial(prepare, samples=samples),
         answer=answer,
     )
@@ -66,7 +67,7 @@ def kappa(prior: Tree) -> Tensor:
 
 
 def statistics(memory: Tree, classes: int) -> Tree:
-    """``{"count": (K,), "sum": (K, M)}``: samples per class and the sum of their features."""
+    """``{"count": (K,), "sum": (K, M)}``: samples per class and the sum of their features, each as often as its weight says."""
     hot = _hot(memory, classes)
     return {"count": hot.sum(0), "sum": hot.T @ memory["features"]}
 
@@ -116,7 +117,7 @@ def zero_shot(prior: Tree, features: Tensor) -> Tensor:
 def leave_one_out(prior: Tree, statistics: Tree, memory: Tree) -> Tensor:
     """``log p(y = c | phi_i, all samples but i)`` for all ``i`` at once, ``(N, K)``, in O(N K M).
 
-    Without sample ``i`` only the posterior of its own class changes, so that all other columns are those of the whole posterior.
+    Without sample ``i``, with its whole weight, only the posterior of its own class changes: all other columns are those of the whole posterior.
     A padded row holds some distribution over the classes, finite and of no meaning.
     """
     features, labels = memory["features"], memory["y"]
@@ -125,7 +126,8 @@ def leave_one_out(prior: Tree, statistics: Tree, memory: Tree) -> Tensor:
     others = torch.clamp(statistics["count"] - hot, min=0.0)  # exact, before a small kappa or a is added
     strength = kappa(prior)
     total = strength[labels] + torch.gather(others, -1, labels.unsqueeze(-1))
-    mean = ((strength * prior["mu0"])[labels] + (statistics["sum"][labels] - features)) / total
+    own_sum = memory["mask"].to(features.dtype).unsqueeze(-1) * features
+    mean = ((strength * prior["mu0"])[labels] + (statistics["sum"][labels] - own_sum)) / total
     own = _log_normal(features, mean, total, whole["t"]).sum(-1, keepdim=True)
     density = torch.where(hot > 0, own, _log_density(whole, features))
     return torch.log_softmax(density + prior["eta"] * torch.log(torch.exp(prior["log_a"]) + others), -1)
@@ -192,11 +194,11 @@ def draw(prior: Tree, statistics: Tree, evidence: Tree, centre: Tensor, key: Key
 
 
 def _hot(memory: Tree, classes: int) -> Tensor:
-    """One-hot labels ``(N, K)`` in the type of the features, zero in padded rows."""
+    """One-hot labels times the rows' weights ``(N, K)``, in the type of the features: zero in padded rows."""
     labels: Tensor = memory["y"].unsqueeze(-1)
     mask: Tensor = memory["mask"].unsqueeze(-1)
-    hit = (labels == torch.arange(classes, device=labels.device)) & (mask > 0)
-    return hit.to(memory["features"].dtype)
+    hit = labels == torch.arange(classes, device=labels.device)
+    return (hit * mask).to(memory["features"].dtype)
 
 
 def _log_shares(posterior: Tree) -> Tensor:
@@ -228,3 +230,7 @@ def _observed_leave_one_out(prior: Tree, statistics: Tree, memory: Tree) -> Tens
 
 def _observed_zero_shot(prior: Tree, memory: Tree) -> Tensor:
     return _observed(zero_shot(prior, memory["features"]), memory)
+
+
+def _observed_predictive(prior: Tree, statistics: Tree, memory: Tree) -> Tensor:
+    return _observed(log_probs(posterior(prior, statistics), memory["features"]), memory)

@@ -51,6 +51,7 @@ def conjugate_regression(targets: int, width: int, rank: int = 1, strength: floa
         statistics=statistics,
         leave_one_out=_observed_leave_one_out,
         zero_shot=_observed_zero_shot,
+        log_predictive=_observed_predictive,
         prepare=prepare,
         answer=answer,
         tails=_tails if shaped else None,
@@ -85,9 +86,10 @@ def precision(prior: Tree) -> Tensor:
 
 
 def statistics(memory: Tree) -> Tree:
-    """``{"gram": Phi'Phi (P, P), "cross": Phi'Y (P, R), "square": Y'Y (R, R), "count": n ()}``, float64."""
-    design, y = _design(memory["features"], memory["mask"]), memory["y"].double()
-    return {"gram": design.T @ design, "cross": design.T @ y, "square": y.T @ y, "count": memory["mask"].double().sum()}
+    """``{"gram": Phi'Phi (P, P), "cross": Phi'Y (P, R), "square": Y'Y (R, R), "count": n ()}``, float64; a row counts as its weight says."""
+    weight = memory["mask"].double()
+    design, y = _design(memory["features"], torch.sqrt(weight)), memory["y"].double() * torch.sqrt(weight).unsqueeze(-1)
+    return {"gram": design.T @ design, "cross": design.T @ y, "square": y.T @ y, "count": weight.sum()}
 
 
 def no_data(prior: Tree) -> Tree:
@@ -128,15 +130,17 @@ def leverage(posterior: Tree, design: Tensor) -> Tensor:
 def leave_one_out(prior: Tree, statistics: Tree, memory: Tree) -> RegressionPrediction:
     """What the posterior without sample ``i`` predicts at ``i``, for all ``i`` at once, from one factorisation (the hat matrix), float64.
 
-    With ``h`` the leverage and ``e`` the residual of a row: mean ``y - e/(1 - h)``, scale matrix less ``e e'/(1 - h)``, one degree of freedom less,
-    and ``1 + phi' Lambda_-i^-1 phi = 1/(1 - h)``.
+    With ``w`` the weight of a row, ``h`` its leverage ``w phi' Lambda^-1 phi`` and ``e`` its residual: mean ``y - e/(1 - h)``, scale matrix less
+    ``w e e'/(1 - h)``, ``w`` degrees of freedom less, and ``1 + w phi' Lambda_-i^-1 phi = 1/(1 - h)``.
     """
-    design, y = _design(memory["features"], memory["mask"]), memory["y"].double()
+    real = memory["mask"] > 0
+    design, y = _design(memory["features"], real), memory["y"].double()
+    weight = torch.where(real, memory["mask"].double(), 1.0).unsqueeze(-1)  # of padding, whose values have no meaning: 1, so that they are finite
     whole = posterior(prior, statistics)
-    keep = 1.0 - leverage(whole, design)
+    keep = 1.0 - weight * leverage(whole, design)
     error = y - design @ whole["mean"]
-    scatter = whole["scatter"].diagonal() - error**2 / keep
-    return _student(y - error / keep, 1.0 / keep - 1.0, scatter, whole["dof"] - 1.0)
+    scatter = whole["scatter"].diagonal() - weight * error**2 / keep
+    return _student(y - error / keep, (1.0 / keep - 1.0) / weight, scatter, whole["dof"] - weight)
 
 
 def zero_shot(prior: Tree, features: Tensor) -> RegressionPrediction:
@@ -167,7 +171,7 @@ def _tails(prior: Tree, statistics: Tree, memory: Tree, evidence: Tree) -> Tree:
 
 
 def _design(features: Tensor, mask: Tensor) -> Tensor:
-    """Features and the constant, float64, zero in padded rows."""
+    """Features and the constant, float64, times ``mask``: zero in padded rows."""
     return torch.cat([features, features.new_ones(len(features), 1)], -1).double() * mask.double().unsqueeze(-1)
 
 
@@ -190,3 +194,7 @@ def _observed_leave_one_out(prior: Tree, statistics: Tree, memory: Tree) -> Tens
 
 def _observed_zero_shot(prior: Tree, memory: Tree) -> Tensor:
     return _observed(zero_shot(prior, memory["features"]), memory)
+
+
+def _observed_predictive(prior: Tree, statistics: Tree, memory: Tree) -> Tensor:
+    return _observed(predictive(posterior(prior, statistics), memory["features"]), memory)

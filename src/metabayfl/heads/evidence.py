@@ -27,13 +27,13 @@ def grid(u: Sequence[float], v: Sequence[float], like: Tensor) -> Tree:
 
 
 def weigh(head: Head, prior: Tree, statistics: Tree, memory: Tree, points: Tree) -> Tree:
-    """The evidence ``{"u": (G,), "v": (G,), "weight": (G,)}`` of the grid points on a client's memory.
+    """The evidence ``{"u": (G,), "v": (G,), "weight": (G,)}`` of the grid points on a client's memory, each sample as its weight says.
 
     Without a single sample there is no evidence, and the points nearest to the strategy as it was trained (u = v = 1) share the weight.
     """
 
     def total(u: Tensor, v: Tensor) -> Tensor:
-        return head.leave_one_out(head.scaled(prior, u, v), statistics, memory).sum()
+        return torch.sum(head.leave_one_out(head.scaled(prior, u, v), statistics, memory) * memory["mask"])
 
     evidence = torch.func.vmap(total)(points["u"], points["v"])
     distance = torch.log(points["u"]) ** 2 + torch.log(points["v"]) ** 2

@@ -1,7 +1,8 @@
 """What a conjugate head is to an algorithm: a prior that is learned, and a posterior that needs no gradient step.
 
 A *memory* is what a client keeps of its support: ``{"features": (N, M), "y": (N,) or (N, R), "mask": (N,)}``. Padded rows hold zeros, whatever
-stood there. *Statistics* are sums over its rows, so that those of two sets of samples add up exactly.
+stood there. A mask between 0 and 1 is a weight: the sample's likelihood is raised to that power (a power prior, Ibrahim and Chen 2000), and its
+leave-one-out takes the whole of that weight out. *Statistics* are weighted sums over the rows, so that those of two sets of samples add up exactly.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Head(NamedTuple):
     statistics: Callable[[Tree], Tree]  # memory -> sums over its rows
     leave_one_out: Callable[[Tree, Tree, Tree], Tensor]  # prior, statistics, memory -> log p(y_i | x_i, all others) (N,), 0 for padding
     zero_shot: Callable[[Tree, Tree], Tensor]  # prior, memory -> log p(y_i | x_i) without any support (N,), 0 for padding
+    log_predictive: Callable[[Tree, Tree, Tree], Tensor]  # prior, statistics of other samples, memory -> log p(y_i | x_i) (N,), 0 for padding
     prepare: Callable[[Tree, Tree, Tree, Key], Tree]  # prior, statistics, evidence, key -> all that answering needs, computed and drawn once
     answer: Callable[[Tree, Tensor], Prediction]  # what prepare gave, features (N, M)
     tails: Callable[[Tree, Tree, Tree, Tree], Tree] | None = (

@@ -25,7 +25,7 @@ def weigh(left_out: RegressionPrediction, y: Tensor, mask: Tensor) -> Tree:
     Args:
         left_out: what the other samples predict at each sample, fields ``(N, R)``.
         y: what was seen there, ``(N, R)``.
-        mask: ``(N,)``.
+        mask: ``(N,)``, or weights.
 
     Returns:
         ``{"factor": (R,), "dof": (R,)}``. The prior weight of a factor ``c`` is ``min(c, 1/c)``: it takes evidence to move the intervals.
@@ -38,7 +38,7 @@ def weigh(left_out: RegressionPrediction, y: Tensor, mask: Tensor) -> Tree:
     def evidence(factor: Tensor, freedom: Tensor) -> Tensor:
         zero = torch.zeros_like(residual)
         density = student_t_log_density(residual, RegressionPrediction(zero, zero + factor, zero + freedom, zero, zero, zero))
-        return torch.where(kept, density, zero).sum(0)
+        return (mask.unsqueeze(-1) * density).sum(0)
 
     weight = torch.softmax(torch.func.vmap(evidence)(pairs[:, 0], pairs[:, 1]) - log_factor.abs(), 0)  # (G, R)
     return {"factor": torch.exp((weight * log_factor).sum(0)), "dof": 1.0 / (weight / dof).sum(0)}

@@ -7,7 +7,7 @@ from typing import Any
 from metabayfl.presentation import PersonalPrediction
 from metabayfl.serve import answers, cases, history, meters, requests
 from metabayfl.serve.problems import problem
-from metabayfl.serve.requests import Samples
+from metabayfl.serve.requests import Inputs
 from metabayfl.serve.service import LOG, Service, minute, now
 
 INLINE_ROWS = 16
@@ -33,7 +33,7 @@ def _count(service: Service, client: str, prediction: PersonalPrediction) -> Non
     history.tally(service.tally, client, minute(now()), sums)
 
 
-async def _keep(service: Service, client: str, given: Samples, found: list[dict[str, Any]], version: int) -> dict[str, Any]:
+async def _keep(service: Service, client: str, given: Inputs, found: list[dict[str, Any]], version: int) -> dict[str, Any]:
     """Put referred rows into the list of cases. A store that takes no more stops no prediction: the answer says that they were not kept."""
     which = [at for at, item in enumerate(found) if item["refer"]]
     new = [

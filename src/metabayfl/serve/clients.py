@@ -19,6 +19,7 @@ class Client(NamedTuple):
     threshold: float | None  # None where nothing is referred
     made: float  # seconds since 1970
     updated: float
+    drift: float | None = None  # since when the change detector rings, if it does
 
 
 class StaleError(Exception):
@@ -63,11 +64,12 @@ def put(connection: sqlite3.Connection, new: Client, data: bytes) -> None:
         StaleError: if the store holds another version than the one before; nothing is written.
     """
     if new.version == 1:
-        done = connection.execute(f"INSERT OR IGNORE INTO clients ({_COLUMNS}, posterior) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*new, data))
+        done = connection.execute(f"INSERT OR IGNORE INTO clients ({_COLUMNS}, posterior) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*new, data))
     else:
         done = connection.execute(
-            "UPDATE clients SET posterior = ?, digest = ?, version = ?, samples = ?, threshold = ?, updated = ? WHERE client = ? AND version = ?",
-            (data, new.digest, new.version, new.samples, new.threshold, new.updated, new.client, new.version - 1),
+            "UPDATE clients SET posterior = ?, digest = ?, version = ?, samples = ?, threshold = ?, updated = ?, drift = ? "
+            "WHERE client = ? AND version = ?",
+            (data, new.digest, new.version, new.samples, new.threshold, new.updated, new.drift, new.client, new.version - 1),
         )
     if done.rowcount != 1:
         raise StaleError(new.client)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from metabayfl.errors import ArtifactError, ConfigError, StorageError
@@ -26,7 +26,7 @@ CREATE TABLE tokens (
 ) WITHOUT ROWID;
 CREATE TABLE clients (
   client TEXT PRIMARY KEY, posterior BLOB NOT NULL, digest TEXT NOT NULL, version INTEGER NOT NULL, samples INTEGER NOT NULL,
-  threshold REAL, made REAL NOT NULL, updated REAL NOT NULL
+  threshold REAL, made REAL NOT NULL, updated REAL NOT NULL, drift REAL
 );
 CREATE TABLE applied (
   number INTEGER PRIMARY KEY, client TEXT NOT NULL, key TEXT NOT NULL, request BLOB NOT NULL, answer TEXT NOT NULL, UNIQUE (client, key)
@@ -105,13 +105,13 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def claim(connection: sqlite3.Connection, strategy: str, folder: Path) -> None:
+def claim(folder: Path, strategy: str) -> None:
     """Bind a new store to a strategy's digest; a store that is bound to another is refused.
 
     Raises:
         ArtifactError: names both.
     """
-    with transaction(connection):
+    with closing(connect(folder)) as connection, transaction(connection):
         connection.execute("INSERT OR IGNORE INTO about VALUES ('strategy', ?)", (strategy,))
         (bound,) = connection.execute("SELECT value FROM about WHERE name = 'strategy'").fetchone()
     if bound != strategy:

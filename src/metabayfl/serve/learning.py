@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from metabayfl.data.raw import Array
 from metabayfl.personal import PersonalModel
 from metabayfl.presentation import PersonalPrediction
 from metabayfl.serve import answers, applied, cases, clients, feedback, meters, requests
@@ -81,7 +80,7 @@ async def label(service: Service, client: str, name: str, body: bytes) -> dict[s
         case = cases.find(service.reader, client, name)
         if case.labelled is not None:
             return _labelled_before(service, case, truth)
-        given = requests.inputs(service.source.schema, {"rows": [case.row]}, 1)._replace(y=y)
+        given = Samples(*requests.inputs(service.source.schema, {"rows": [case.row]}, 1), y)
 
         def settle(connection: sqlite3.Connection, at: float) -> None:
             cases.settle(connection, name, truth, at, service.limits.records, client)
@@ -103,13 +102,15 @@ def _labelled_before(service: Service, case: cases.Case, truth: Any) -> dict[str
 
 def state(client: Client) -> dict[str, Any]:
     """A client's posterior in JSON."""
-    times = {"made": answers.when(client.made), "updated": answers.when(client.updated)}
+    times = {"made": answers.when(client.made), "updated": answers.when(client.updated), "drift": client.drift and answers.when(client.drift)}
     return {**client._asdict(), **times}
 
 
 def _updating(service: Service, client: str, given: Samples, *, look: bool) -> Callable[[Client | None], Any]:
     async def made(old: Client | None) -> Change:
         held = await service.model(client)
+        if old is None or held.version != old.version:
+            raise StaleError(client)
         have, most = len(held.model.support.mask), service.limits.samples
         if have + len(given.rows) > most:
             raise RequestError(
@@ -127,16 +128,10 @@ def _personalized(service: Service, given: Samples, shares: dict[str, Any]) -> C
 
 
 def _updated(old: PersonalModel, given: Samples, look: bool) -> Change:
-    y = _known(given)
-    before = answers.assess(old, given.x, y)
-    model = old.update(given.x, y)
+    before = answers.assess(old, given.x, given.y)
+    model = old.update(given.x, given.y)
     _ = model.prepared
     return Change(model, model.to_bytes(), before, model.predict(given.x) if look else None)
-
-
-def _known(given: Samples) -> Array:
-    assert given.y is not None  # samples() and label() have put it there
-    return given.y
 
 
 async def _change(service: Service, asked: Asked, made: Callable[[Client | None], Any], given: Samples, extra: Extra | None) -> dict[str, Any]:
@@ -147,8 +142,8 @@ async def _change(service: Service, asked: Asked, made: Callable[[Client | None]
             if done:
                 return done
             old = clients.find(service.reader, asked.client)
-            change: Change = await made(old)
             try:
+                change: Change = await made(old)
                 return await _written(service, asked, old, change, given, extra)
             except StaleError:
                 service.ready.drop(asked.client)
@@ -161,10 +156,10 @@ async def _written(service: Service, asked: Asked, old: Client | None, change: C
     at = now()
     new = Client(
         asked.client, clients.digest(change.data), 1 if old is None else old.version + 1, len(change.model.support.mask),
-        answers.finite(change.model.threshold), at if old is None else old.made, at,
+        answers.finite(change.model.threshold), at if old is None else old.made, at, _drift(old, change, at),
     )  # fmt: skip
     answer = {**state(new), "applied": True, **_moved(change)}
-    judged = change.before and feedback_rows(service, asked.client, new.version - 1, at, given, change.before)
+    judged = change.before and answers.feedback(asked.client, new.version - 1, at, given.y, service.source.schema, change.before)
 
     def apply(connection: sqlite3.Connection) -> None:
         clients.put(connection, new, change.data)
@@ -181,11 +176,11 @@ async def _written(service: Service, asked: Asked, old: Client | None, change: C
     return answer
 
 
-def feedback_rows(
-    service: Service, client: str, version: int, at: float, given: Samples, found: tuple[PersonalPrediction, Assessed]
-) -> list[feedback.Feedback]:
-    """What the old posterior said of the new samples."""
-    return answers.feedback(client, version, at, _known(given), service.source.schema, found)
+def _drift(old: Client | None, change: Change, at: float) -> float | None:
+    """Since when the change detector rings."""
+    if not change.model.alarm:
+        return None
+    return at if old is None or old.drift is None else old.drift
 
 
 def _moved(change: Change) -> dict[str, Any]:

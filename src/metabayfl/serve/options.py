@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -53,6 +54,9 @@ class Address:
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
             raise ConfigError("TLS needs both --tls-cert and --tls-key: give both, or neither behind a proxy that has its own")
-        for path in (self.certificate, self.key):
-            if path is not None and not path.is_file():
-                raise ConfigError(f"there is no file {path}: give the certificate and its key in PEM form")
+        if self.certificate is None:
+            return
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key)
+        except OSError as error:  # a broken one too: ssl's errors are of this kind
+            raise ConfigError(f"{self.certificate} and {self.key} are no certificate with its key ({error}): give both in PEM form") from error

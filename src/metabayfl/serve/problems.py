@@ -48,7 +48,7 @@ def problem(error: Exception) -> RequestError:
     if isinstance(error, (SchemaError, DataError, ConfigError)):
         return RequestError(422, str(error))
     if isinstance(error, ArtifactError):
-        return RequestError(409, str(error), "other_strategy")
+        return RequestError(409, str(error), "unusable_posterior")
     if isinstance(error, StorageError) or is_full(error):
         return RequestError(507, FULL)
     if isinstance(error, sqlite3.OperationalError):

@@ -18,13 +18,23 @@ from metabayfl.serve.problems import RequestError
 
 _LARGEST = 1e300
 
+_OTHERS, _LONGEST = 20, 1000
+"""Columns of a row that are no features, such as a patient's number, and characters of a text: a referred case is kept with its row."""
 
-class Samples(NamedTuple):
-    """Inputs, and labels where the request must have them."""
+
+class Inputs(NamedTuple):
+    """Rows without labels."""
 
     rows: list[Any]  # as they were posted
     x: Any  # what Schema.encode takes
-    y: Array | None
+
+
+class Samples(NamedTuple):
+    """Rows with labels."""
+
+    rows: list[Any]
+    x: Any
+    y: Array
 
 
 def document(body: bytes, allowed: set[str]) -> dict[str, Any]:
@@ -44,7 +54,7 @@ def document(body: bytes, allowed: set[str]) -> dict[str, Any]:
     return value
 
 
-def inputs(schema: Schema, table: dict[str, Any], most: int) -> Samples:
+def inputs(schema: Schema, table: dict[str, Any], most: int) -> Inputs:
     """The field ``rows``.
 
     Raises:
@@ -52,7 +62,7 @@ def inputs(schema: Schema, table: dict[str, Any], most: int) -> Samples:
         SchemaError: if they are no rows of this schema.
     """
     rows = _list(table, "rows", most)
-    return Samples(rows, _columns(schema, rows) if schema.form == "table" else _array(rows), None)
+    return Inputs(rows, _columns(schema, rows) if schema.form == "table" else _array(rows))
 
 
 def samples(schema: Schema, table: dict[str, Any], most: int) -> Samples:
@@ -65,7 +75,7 @@ def samples(schema: Schema, table: dict[str, Any], most: int) -> Samples:
     given, y = inputs(schema, table, most), labels(schema, _list(table, "labels", most))
     if len(given.rows) != len(y):
         raise SchemaError(f"field 'labels': {len(y)} labels for {len(given.rows)} rows, expected one for each.")
-    return given._replace(y=y)
+    return Samples(*given, y)
 
 
 def labels(schema: Schema, given: list[Any]) -> Array:
@@ -127,10 +137,14 @@ def _list(table: dict[str, Any], name: str, most: int) -> list[Any]:
 
 
 def _columns(schema: Schema, rows: list[Any]) -> dict[str, Array]:
+    names = [feature.name for feature in schema.features]
     for at, row in enumerate(rows):
         if not isinstance(row, dict):
             raise SchemaError(f"row {at} is a {_kind(row)}, expected an object {{column: value}}.")
-    names = [feature.name for feature in schema.features]
+        if len(row) > len(names) + _OTHERS:
+            raise SchemaError(f"row {at} has {len(row)} columns, expected {', '.join(names)} and at most {_OTHERS} others.")
+        for name in row.keys() - set(names):
+            _cells(f"column {name[:60]!r}", [row[name]])
     for at, row in enumerate(rows):
         if not row.keys() >= set(names):
             lacking = next(name for name in names if name not in row)
@@ -143,6 +157,8 @@ def _columns(schema: Schema, rows: list[Any]) -> dict[str, Array]:
 def _cells(what: str, values: list[Any]) -> Array:
     """A column that keeps every cell's own type."""
     for at, value in enumerate(values):
+        if isinstance(value, str) and len(value) > _LONGEST:
+            raise SchemaError(f"{what}: given a text of {len(value)} characters in row {at}, expected at most {_LONGEST}.")
         if not (value is None or isinstance(value, (str, bool)) or _is_number(value)):
             raise SchemaError(f"{what}: given {_cell(value)} in row {at}, expected one value.")
     out = np.empty(len(values), dtype=object)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import uvicorn
 
 from metabayfl import personal
+from metabayfl.errors import ConfigError
 from metabayfl.serve.app import build
 from metabayfl.serve.database import owned
 from metabayfl.serve.options import Address, Limits
@@ -36,11 +39,36 @@ def run(strategy: Path, store: Path, address: Address, limits: Limits, say: Call
     sys.setswitchinterval(_TURN_SECONDS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     source = personal.load(strategy)
-    with owned(store):
-        server = Server(Service(source, store, limits), address, say)
+    with owned(store), _listening(address) as listener:
+        app = build(Service(source, store, limits))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
-        server.run()
+        options: dict[str, Any] = {"ssl_certfile": str(address.certificate), "ssl_keyfile": str(address.key)} if address.certificate else {}
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=_STOPPING_SECONDS,
+            **options,
+        )
+        _Server(config, lambda: say(f"serving at {'https' if address.certificate else 'http'}://{_told(listener)}")).run([listener])
+
+
+def _listening(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        return socket.create_server((address.host, address.port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen at {address.host}, port {address.port} ({error.strerror or error}): choose another --host or --port"
+        ) from error
+
+
+def _told(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _stop(*_: object) -> None:
@@ -48,21 +76,14 @@ def _stop(*_: object) -> None:
     sys.exit(0)
 
 
-class Server(uvicorn.Server):
-    """Says when it listens, and where."""
+class _Server(uvicorn.Server):
+    """Says when it listens."""
 
-    def __init__(self, service: Service, address: Address, say: Callable[[str], None]) -> None:
-        self._say, self._scheme = say, "https" if address.certificate else "http"
-        super().__init__(
-            uvicorn.Config(
-                build(service), address.host, address.port, log_level="warning", access_log=False, server_header=False, ws="none",
-                timeout_keep_alive=60, timeout_graceful_shutdown=_STOPPING_SECONDS, ssl_certfile=address.certificate, ssl_keyfile=address.key,
-            )
-        )  # fmt: skip
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._started = started
 
-    async def startup(self, sockets: object = None) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, and one line more."""
-        await super().startup(None)
-        if self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            self._say(f"serving at {self._scheme}://{host}:{port}")
+        await super().startup(sockets)
+        self._started()

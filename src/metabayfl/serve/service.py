@@ -41,8 +41,8 @@ class Service:
         self.meters: Meters = build()
         self.gap = 0.0  # running confidence less accuracy
         self.ready = Ready(limits.models)
+        claim(folder, self.strategy)
         self.reader: sqlite3.Connection = connect(folder)  # for the thread that answers
-        claim(self.reader, self.strategy, folder)
         self.viewer: sqlite3.Connection = connect(folder)  # for the thread that reads much at a time
         self.writer = Writer(folder)
         self.tally: history.Tally = {}
@@ -84,7 +84,7 @@ class Service:
         if not sums:
             return
         try:
-            await self.writer.write(lambda connection: history.add(connection, sums))
+            await asyncio.shield(self.writer.write(lambda connection: history.add(connection, sums)))  # also while the server stops
         except sqlite3.Error as error:
             for (client, minute), part in sums.items():
                 history.tally(self.tally, client, minute, part)

@@ -62,6 +62,7 @@ class ClientState(Shape):
     threshold: float | None
     made: str
     updated: str
+    drift: str | None
 
 
 class Changed(ClientState):

@@ -67,7 +67,9 @@ def over_time(service: Service, client: str, minutes: int) -> dict[str, Any]:
 def alarms(service: Service, client: str) -> dict[str, Any]:
     """What a person should know of this client."""
     labels = feedback.newest(service.viewer, client, watch.LOOKED_AT)
-    found = [{**alarm._asdict(), "at": alarm.at and answers.when(alarm.at)} for alarm in watch.alarms(labels, service.source.schema.kind)]
+    held = clients.find(service.viewer, client)
+    raised = watch.alarms(labels, service.source.schema.kind, held.drift if held else None)
+    found = [{**alarm._asdict(), "at": alarm.at and answers.when(alarm.at)} for alarm in raised]
     return {"client": client, "alarms": found}
 
 

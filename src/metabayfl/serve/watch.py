@@ -47,7 +47,12 @@ def calibration(labels: Sequence[Feedback], kind: str) -> Alarm | None:
 WATCHES: tuple[Watch, ...] = (calibration,)
 
 
-def alarms(labels: Sequence[Feedback], kind: str) -> list[Alarm]:
-    """All alarms that these labels give cause for."""
-    found = (watch(labels, kind) for watch in WATCHES)
+def alarms(labels: Sequence[Feedback], kind: str, drift: float | None = None) -> list[Alarm]:
+    """All alarms that these labels give cause for; ``drift`` is since when the posterior's own change detector rings."""
+    found = [watch(labels, kind) for watch in WATCHES]
+    if drift is not None:
+        message = (
+            "the strategy without this client's samples explains its newest labels better than its posterior: personalize anew from recent samples"
+        )
+        found.append(Alarm("drift", message, drift, None))
     return [alarm for alarm in found if alarm is not None]
