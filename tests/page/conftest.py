@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+pytest.importorskip("fastapi", reason="the extra is not installed: pip install 'metabayfl[serve]'")
+
 from wards import Served, furnish, served, train
 
 from metabayfl.personal import PersonalStrategy
