@@ -74,7 +74,7 @@ class Terminal:
         self._said, self._script = folder / f".said-{self._mark}", folder / f".typed-{self._mark}"
         with self._said.open("wb") as output:
             self._shell = subprocess.Popen(
-                ["bash", "--noprofile", "--norc", "-em"],
+                ["bash", "--noprofile", "--norc"],
                 cwd=folder,
                 env={**os.environ, **environment, MARK: self._mark},
                 stdin=subprocess.PIPE,
@@ -82,6 +82,7 @@ class Terminal:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self.type("set -em", patience=60)  # job control, and an end at the first failure
 
     def __enter__(self) -> Terminal:
         return self
@@ -127,41 +128,43 @@ class Terminal:
         return self.output[before:].replace(f"{end}\n", "")
 
 
-def follow(page: str, terminal: Terminal, *, replace: dict[str, str], set_up: bool, patience: float = 1200.0) -> list[Step]:
-    """Follow a page from its first block to its last.
+def script(page: str, replace: dict[str, str], *, set_up: bool) -> list[Block]:
+    """What a page asks to save and to type, in its order.
 
     Args:
         page: its path in the repository.
-        terminal: where to.
         replace: what to type in place of a text of the page (a port that is taken); each must be there.
         set_up: whether to type the set-up block too.
-        patience: seconds for one block.
+
+    Raises:
+        ValueError: if the page does not have what is to be replaced.
     """
-    steps, rest = [], set(replace)
-    for block in blocks(page):
-        text = block.text
-        for old, new in replace.items():
-            rest -= {old} if old in text else set()
-            text = text.replace(old, new)
-        if is_file(block):
-            _save(text, str(block.title), terminal.place())
-        elif block.language == "bash" and (set_up or not is_set_up(block)):
-            steps.append(_timed(block, text, terminal, patience))
-    if rest:
-        raise ValueError(f"{page} has no {', '.join(sorted(rest))} to replace")
-    return steps
+    wanted = [block for block in blocks(page) if is_file(block) or (block.language == "bash" and (set_up or not is_set_up(block)))]
+    missing = [old for old in replace if not any(old in block.text for block in wanted)]
+    if missing:
+        raise ValueError(f"{page} has no {', '.join(missing)} to replace")
+    return [block._replace(text=_replaced(block.text, replace)) for block in wanted]
+
+
+def _replaced(text: str, replace: dict[str, str]) -> str:
+    for old, new in replace.items():
+        text = text.replace(old, new)
+    return text
+
+
+def follow(block: Block, terminal: Terminal, patience: float = 1200.0) -> Step:
+    """Save one block or type it, and wait for its end; ``patience`` is in seconds."""
+    began, used = time.monotonic(), _cpu(terminal)
+    if is_file(block):
+        _save(block.text, str(block.title), terminal.place())
+    said = "" if is_file(block) else terminal.type(block.text, patience)
+    return Step(block, time.monotonic() - began, _cpu(terminal) - used, said)
 
 
 def _save(text: str, title: str, folder: Path) -> None:
     """Write a file, or add to one."""
     with (folder / title.removeprefix(END)).open("a" if title.startswith(END) else "w", encoding="utf-8") as file:
         file.write(text)
-
-
-def _timed(block: Block, text: str, terminal: Terminal, patience: float) -> Step:
-    began, used = time.monotonic(), _cpu(terminal)
-    said = terminal.type(text, patience)
-    return Step(block, time.monotonic() - began, _cpu(terminal) - used, said)
 
 
 def _cpu(terminal: Terminal) -> float:
