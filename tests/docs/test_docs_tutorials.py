@@ -38,3 +38,13 @@ def test_the_federation_engineers_tutorial(tmp_path: Path) -> None:
     ended = next(step for step in steps if "wait %5" in step.block.text)
     assert ended.output.splitlines()[-2:] == ["round 1 of 1", "has the strategy: basel, bern, zug"]
     assert (tmp_path / "zug.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_application_developers_tutorial(tmp_path: Path) -> None:
+    for module in ("fastapi", "uvicorn", "prometheus_client"):
+        pytest.importorskip(module, reason="the server's libraries are not installed: pip install 'metabayfl[serve]'")
+    steps = followed("docs/tutorials/application.md", tmp_path, {"8080": str(free_port())})
+    asked = next(step for step in steps if step.block.text == "python ask.py\n").output.splitlines()
+    assert len(asked) == 25
+    assert 0 < sum(line.endswith("-> a person") for line in asked) < 25
