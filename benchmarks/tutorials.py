@@ -27,7 +27,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "docs"))  # the tests follow the same pages with the same code
 
-from following import Step, Terminal, follow, free_port, script  # noqa: E402
+from following import Step, Terminal, follow, free_port, script, this_environment  # noqa: E402
 from pages import read  # noqa: E402
 
 if TYPE_CHECKING:
@@ -101,15 +101,21 @@ PORTS = {"application": ("8080",), "federation": ("8443",), "research": ()}
 """The ports on each page; another one is typed in their place, for they may be taken here."""
 
 
-def followed(name: str, pictures: Path) -> list[Step]:
-    """Follow a tutorial from an empty folder, and take its picture where the page shows it."""
+def followed(name: str, pictures: Path, *, here: bool) -> list[Step]:
+    """Follow a tutorial from an empty folder, and take its picture where the page shows it.
+
+    Args:
+        name: the page's.
+        pictures: where the picture goes.
+        here: without the set-up, in the environment that runs this.
+    """
     page = f"docs/tutorials/{name}.md"
     shown = read(page).partition("![")[0].count("\n")
     replace = {port: str(free_port()) for port in PORTS[name]}
     with tempfile.TemporaryDirectory(prefix=f"tutorial-{name}-") as home:
         checkout(Path(home))
-        with Terminal(Path(home), {"PYTHONPATH": ""}) as terminal:  # nothing of this environment
-            steps, todo = [], script(page, replace, set_up=True)
+        with Terminal(Path(home), this_environment() if here else {"PYTHONPATH": ""}) as terminal:
+            steps, todo = [], script(page, replace, set_up=not here)
             for block in (block for block in todo if block.line < shown):
                 steps.append(follow(block, terminal))
             take(name, terminal.place(), replace, pictures)
@@ -131,13 +137,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="TUTORIAL", help=f"one or more of {', '.join(SCENES)}; all of them if none")
     parser.add_argument("--pictures", type=Path, default=ROOT / "docs" / "images", help="where to write them")
+    parser.add_argument("--here", action="store_true", help="without the set-up, in the environment that runs this: for the pictures alone")
     given = parser.parse_args()
     unknown = set(given.names) - set(SCENES)
     if unknown:
         parser.error(f"there is no tutorial {', '.join(sorted(unknown))}: expected {', '.join(SCENES)}")
     given.pictures.mkdir(parents=True, exist_ok=True)
     for name in given.names or SCENES:
-        Console(width=110).print(table(name, followed(name, given.pictures)))
+        Console(width=110).print(table(name, followed(name, given.pictures, here=given.here)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -59,6 +60,11 @@ def is_set_up(block: Block) -> bool:
 
 def is_file(block: Block) -> bool:
     return block.title is not None and not is_set_up(block)
+
+
+def this_environment() -> dict[str, str]:
+    """Variables with which a terminal finds the commands of the environment that runs this, in place of one that a set-up block makes."""
+    return {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 class Terminal:

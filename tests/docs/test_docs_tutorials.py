@@ -6,14 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from following import Step, Terminal, follow, free_port, script
+from following import Step, Terminal, follow, free_port, script, this_environment
 from pages import TUTORIALS
 
 
 def followed(page: str, folder: Path, replace: dict[str, str]) -> list[Step]:
     """What a page's commands said when it was followed without its set-up: this environment stands for the one that it makes."""
-    bin = Path(sys.executable).parent
-    with Terminal(folder, {"PATH": f"{bin}:/usr/local/bin:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}) as terminal:
+    with Terminal(folder, this_environment()) as terminal:
         return [step for block in script(page, replace, set_up=False) if (step := follow(block, terminal)).output]
 
 
