@@ -31,33 +31,35 @@ from following import Step, Terminal, follow, free_port, script, this_environmen
 from pages import read  # noqa: E402
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Locator, Page
 
 MOST_BYTES = 150_000
 WIDTH, HEIGHT = 1100, 720
 
-Scene = Callable[["Page", Path, dict[str, str]], None]
-"""Brings a browser's page to what the picture shows, given the tutorial's folder and what was typed in place of the page's texts."""
+Scene = Callable[["Page", Path, dict[str, str]], "Page | Locator"]
+"""What the picture shows of a browser's page, given the tutorial's folder and what was typed in place of the page's texts."""
 
 
-def labelled(page: Page, folder: Path, replaced: dict[str, str]) -> None:
-    """The prediction server's page, after its topmost case got a label."""
+def labelled(page: Page, folder: Path, replaced: dict[str, str]) -> Locator:
+    """The cases on the prediction server's page, after the topmost got a label."""
     page.goto(f"http://127.0.0.1:{replaced['8080']}")
     page.get_by_label("Token").fill((folder / "token").read_text().strip())
     page.keyboard.press("Enter")
     page.get_by_role("button", name="yes", exact=True).click()
     page.locator(".moved b").get_by_text("Learned: yes.", exact=True).wait_for()
-    page.locator("section", has=page.locator("article")).scroll_into_view_if_needed()
+    return page.locator("section", has=page.locator("article"))
 
 
-def site_report(page: Page, folder: Path, replaced: dict[str, str]) -> None:
+def site_report(page: Page, folder: Path, replaced: dict[str, str]) -> Page:
     """What Zug's report says of Zug's own model."""
     page.goto((folder / "zug.html").as_uri())
+    return page
 
 
-def comparison(page: Page, folder: Path, replaced: dict[str, str]) -> None:
+def comparison(page: Page, folder: Path, replaced: dict[str, str]) -> Page:
     """The comparison at the top of a study's report."""
     page.goto((folder / "runs" / "writers" / "report.html").as_uri())
+    return page
 
 
 SCENES: dict[str, Scene] = {"application": labelled, "federation": site_report, "research": comparison}
@@ -81,8 +83,7 @@ def take(name: str, folder: Path, replaced: dict[str, str], pictures: Path) -> P
     """
     path = pictures / f"tutorial_{name}.png"
     with browser_page() as page:
-        SCENES[name](page, folder, replaced)
-        size = len(page.screenshot(path=path, animations="disabled"))
+        size = len(SCENES[name](page, folder, replaced).screenshot(path=path, animations="disabled"))
     if size > MOST_BYTES:
         raise ValueError(f"{path} has {size} bytes, expected at most {MOST_BYTES}")
     return path

@@ -13,7 +13,7 @@ from rich.console import Console
 from metabayfl import config as configs
 from metabayfl import personal, study, trials
 from metabayfl.attacks import ATTACKS, AttackOptions
-from metabayfl.cli import display, federate, forecast, serving, tables
+from metabayfl.cli import display, exporting, federate, forecast, serving, tables
 from metabayfl.engine.allocator import keep_freed_memory
 from metabayfl.errors import ConfigError
 from metabayfl.report import write_comparison, write_report
@@ -24,6 +24,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.add_typer(federate.app, name="federate")
 app.add_typer(serving.app, name="token")
 app.command("serve")(serving.serve)
+app.command()(exporting.export)
+app.command()(exporting.bench)
 
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="A TOML file, or the name of a ready config such as digits.")]
 Out = Annotated[Path, typer.Option("--out", help="Directory for everything that is written.")]
