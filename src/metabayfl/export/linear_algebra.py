@@ -14,7 +14,7 @@ from onnxscript import DOUBLE, script
 from onnxscript import opset18 as op
 
 
-@script()
+@script()  # type: ignore[untyped-decorator]
 def _cholesky(matrix: DOUBLE[...]) -> DOUBLE[...]:
     size = op.Shape(matrix, start=-1)
     identity = op.CastLike(op.EyeLike(op.ConstantOfShape(op.Concat(size, size, axis=0))), matrix)
@@ -29,7 +29,7 @@ def _cholesky(matrix: DOUBLE[...]) -> DOUBLE[...]:
     return factor
 
 
-@script()
+@script()  # type: ignore[untyped-decorator]
 def _forward(lower: DOUBLE[...], right: DOUBLE[...]) -> DOUBLE[...]:
     size = op.Shape(lower, start=-1)
     identity = op.CastLike(op.EyeLike(op.ConstantOfShape(op.Concat(size, size, axis=0))), lower)
@@ -43,7 +43,7 @@ def _forward(lower: DOUBLE[...], right: DOUBLE[...]) -> DOUBLE[...]:
     return solved
 
 
-@script()
+@script()  # type: ignore[untyped-decorator]
 def _backward(lower: DOUBLE[...], right: DOUBLE[...]) -> DOUBLE[...]:
     size = op.Shape(lower, start=-1)
     identity = op.CastLike(op.EyeLike(op.ConstantOfShape(op.Concat(size, size, axis=0))), lower)
