@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -14,7 +15,7 @@ PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "d
 TUTORIALS = [page for page in PAGES if page.startswith("docs/tutorials/")]
 
 FENCE = re.compile(r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$', re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"(?P<picture>!?)\[[^]]*\]\((?P<target>[^)\s]+)\)")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 class Block(NamedTuple):
@@ -27,11 +28,10 @@ class Block(NamedTuple):
 
 
 class Link(NamedTuple):
-    """A link or a picture of a page."""
+    """A link of a page, or a picture."""
 
-    target: str  # a path from the page, with an anchor or without; empty for the page itself
-    anchor: str
-    picture: bool
+    target: str  # a path in the repository
+    anchor: str  # empty for the top
 
 
 def read(page: str) -> str:
@@ -44,9 +44,9 @@ def blocks(page: str) -> list[Block]:
 
 
 def links(page: str) -> list[Link]:
-    """Links within the documentation; those to other sites are left out."""
-    found = [(at["target"].partition("#"), at["picture"]) for at in LINK.finditer(FENCE.sub("", read(page))) if "://" not in at["target"]]
-    return [Link(target, anchor, bool(picture)) for (target, _, anchor), picture in found]
+    """Links within the documentation, pictures too; those to other sites are left out."""
+    found = [target.partition("#") for target in LINK.findall(FENCE.sub("", read(page))) if "://" not in target]
+    return [Link(resolve(page, target), anchor) for target, _, anchor in found]
 
 
 def anchors(page: str) -> set[str]:
@@ -56,9 +56,20 @@ def anchors(page: str) -> set[str]:
     return {slugify(heading, "-") for heading in plain} | set(re.findall(r"^::: ([\w.]+)", text, re.MULTILINE))
 
 
+def pictures(page: str) -> list[tuple[str, str]]:
+    """Every picture's path in the repository, with the page that it is a link to, or else the page itself."""
+    found = re.finditer(r"(?P<link>\[)?!\[[^]]*\]\((?P<picture>[^)\s]+)\)(?(link)\]\((?P<page>[^)#\s]+)\))", FENCE.sub("", read(page)))
+    return [(resolve(page, at["picture"]), resolve(page, at["page"] or "")) for at in found]
+
+
+def resolve(page: str, target: str) -> str:
+    """A link's target as a path in the repository."""
+    return os.path.normpath(Path(page).parent / target) if target else page
+
+
 def captions(page: str) -> dict[str, str]:
-    """The paragraph below every picture, by the picture's path from the page."""
-    return {at[1]: at[2] for at in re.finditer(r"^!\[[^]]*\]\(([^)\s]+)\)\n\n(.+?)\n(?:\n|\Z)", read(page), re.MULTILINE | re.DOTALL)}
+    """The paragraph below every picture, by the picture's path in the repository."""
+    return {resolve(page, at[1]): at[2] for at in re.finditer(r"^!\[[^]]*\]\(([^)\s]+)\)\n\n(.+?)\n(?:\n|\Z)", read(page), re.MULTILINE | re.DOTALL)}
 
 
 def commands(block: Block) -> list[list[str]]:

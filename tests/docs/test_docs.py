@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import runpy
 import shlex
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import typer
-from pages import PAGES, ROOT, TUTORIALS, Block, Link, anchors, blocks, captions, commands, links
+from pages import PAGES, ROOT, TUTORIALS, Block, anchors, blocks, captions, commands, links, pictures
 
 from metabayfl import cli
 from metabayfl.algorithms import ALGORITHMS
@@ -120,26 +119,20 @@ def test_every_ready_config_is_in_the_results() -> None:
     assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == ready_configs()
 
 
-def target(page: str, link: Link) -> str:
-    """What a link leads to, as a path in the repository."""
-    return os.path.normpath(Path(page).parent / link.target) if link.target else page
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
-    for link in links(page):
-        found = target(page, link)
-        assert (ROOT / found).exists(), f"{page}: there is no {link.target}"
-        assert not link.anchor or link.anchor in anchors(found), f"{page}: {found} has no #{link.anchor}"
+    for target, anchor in links(page):
+        assert (ROOT / target).exists(), f"{page}: there is no {target}"
+        assert not anchor or anchor in anchors(target), f"{page}: {target} has no #{anchor}"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(link.picture for link in links(page))])
+@pytest.mark.parametrize("page", [page for page in PAGES if pictures(page)])
 def test_every_picture_stands_beside_the_command_that_makes_it(page: str) -> None:
-    shell = "\n".join(block.text for block in blocks(page) if block.language == "bash")
-    for picture in (link for link in links(page) if link.picture):
-        made = Path(target(page, picture))
-        named = made.name in shell or str(made.parent) in shell
-        assert named or COMMAND.search(captions(page).get(picture.target, "")), f"{page}: no command makes {picture.target}"
+    """In a block of the page (or of the page that the picture is a link to) that names the picture or its folder, or in its caption."""
+    for picture, beside in pictures(page):
+        shell = "\n".join(block.text for block in blocks(beside) if block.language == "bash")
+        named = Path(picture).stem in shell or str(Path(picture).parent) in shell
+        assert named or COMMAND.search(captions(page).get(picture, "")), f"{page}: no command makes {picture}"
 
 
 def test_every_page_is_in_the_contents() -> None:
