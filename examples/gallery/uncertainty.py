@@ -2,8 +2,8 @@
 
     python examples/gallery/uncertainty.py --out docs/images
 
-Every client has two classes of points in the plane, at a boundary of its own direction. A strategy is learned from sixty clients; a new one builds its
-model from 4, then from 40 labelled points.
+Every client has two classes of points in the plane, at a boundary of its own direction. A strategy is learned from sixty clients; a new one builds
+its model from 4, then from 40 labelled points.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from drawing import Axes, Panel, dots, panel, save
+from numpy.typing import NDArray
+
 from metabayfl import MetaBayesClassifier
 from metabayfl.report.axes import Frame
 from metabayfl.report.svg import Markup, element, group, text
-from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 CELLS, REACH, LEVELS = 44, 3.2, 20
