@@ -170,4 +170,5 @@ class Algorithm(NamedTuple):
     update: Callable[[Tree, Batch], Tree] | None = None  # posterior, more samples -> the posterior of all, exactly; None: adapt again
     clients: Callable[[Tree, Task, Tensor], Message] | None = None  # ``vmap(client)`` over stacked tasks and keys (C,), where it can be had faster
     prepare: Callable[[Tree, Key], Prepared] | None = None  # posterior, key: answers as ``predict`` does; None: nothing is gained
+    subset: Callable[[Tree, Tensor], Tree] | None = None  # posterior, mask (N,) of its samples -> that of those alone, exactly; None: adapt again
     forget: Callable[[Tree, Batch, Sequence[float]], Tree] | None = None  # as update, the past faded; see ``meta_bayfl.forget``; None: cannot

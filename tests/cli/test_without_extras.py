@@ -1,4 +1,4 @@
-"""The command line without Flower, cryptography and dp-accounting, as after a plain install: everything else works, and what needs them says so."""
+"""The command line without Flower, cryptography, dp-accounting and ONNX, as after a plain install: the rest works, and what needs them says so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SCRIPT = """
 import importlib.util, sys
 from importlib.abc import MetaPathFinder
 
-EXTRAS = {"flwr", "cryptography", "dp_accounting", "fastapi", "uvicorn", "prometheus_client"}
+EXTRAS = {"flwr", "cryptography", "dp_accounting", "fastapi", "uvicorn", "prometheus_client", "onnx", "onnxscript", "onnxruntime"}
 
 class Missing(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -24,8 +24,10 @@ importlib.util.find_spec = lambda name, package=None: None if name in EXTRAS els
 
 from metabayfl import cli
 
-for words in (["evaluate", "--help"], ["federate", "status", "nowhere"], ["federate", "init", "nowhere", "--sites", "a,b"],
-              ["serve", "--strategy", "nowhere", "--store", "nowhere"], ["token", "list", "--store", "store"]):
+federating = (["federate", "status", "nowhere"], ["federate", "init", "nowhere", "--sites", "a,b"])
+serving = (["serve", "--strategy", "nowhere", "--store", "nowhere"], ["token", "list", "--store", "store"])
+exporting = (["export", "--posterior", "nowhere"], ["bench", "--onnx", "nowhere"])
+for words in (["evaluate", "--help"], *federating, *serving, *exporting):
     print(words[0], cli.main(words))
 assert not EXTRAS & set(sys.modules)
 """
@@ -40,4 +42,7 @@ def test_a_plain_install_has_every_command_and_names_the_extra_that_is_missing(t
     assert done.stderr.count("pip install 'metabayfl[serve]'") == 1
     assert "serve 2" in done.stdout
     assert "token 0" in done.stdout
+    assert "export 2" in done.stdout
+    assert "bench 2" in done.stdout
+    assert done.stderr.count("pip install 'metabayfl[export]'") == 2
     assert "Traceback" not in done.stderr

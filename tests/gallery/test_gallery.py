@@ -63,6 +63,14 @@ def test_every_entry_runs_and_draws(name: str, tmp_path: Path, monkeypatch: pyte
     assert "nan" not in re.sub(r"<style>.*?</style>|href=\"[^\"]*\"", "", text, flags=re.DOTALL).lower()
 
 
+def test_the_concept_page_shows_what_its_script_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    run("uncertainty", monkeypatch, "--out", str(tmp_path))
+    shown = re.findall(r"^[ \d]\d samples: .*$", (ROOT / "docs" / "uncertainty.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(shown) == 2
+    assert capsys.readouterr().out.splitlines()[:2] == shown
+    ElementTree.parse(tmp_path / "uncertainty.svg")
+
+
 def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("METABAYFL_DATA", str(tmp_path))

@@ -16,8 +16,10 @@ from served import Served, posted, serve
 from metabayfl.personal import PersonalStrategy
 from metabayfl.serve import answers, history, meters, openapi, views, watch
 from metabayfl.serve.answers import Assessed
+from metabayfl.serve.clients import Client
 from metabayfl.serve.feedback import Feedback
 from metabayfl.serve.history import Sums
+from metabayfl.serve.service import minute, now
 
 
 def label(confidence: float, correct: float, at: float = 0.0) -> Feedback:
@@ -119,6 +121,26 @@ def test_an_alarm_is_raised_where_confidence_is_not_earned() -> None:
     assert watch.alarms([label(0.8, 0.0) for _ in range(10)], "classification") == []  # too few to tell
     (covered,) = watch.alarms([label(0.2, float(at % 2)) for at in range(60)], "regression")
     assert covered.value == pytest.approx(0.4)
+
+
+def test_an_alarm_is_raised_where_more_is_novel_than_chance_explains() -> None:
+    """At a rate of 2 %, three of twenty have probability .007 and four .0006."""
+    client = Client("h0", "", 1, 20, None, 0.0, 0.0)
+    assert watch.alarms([], "classification", client, Sums(20, 0, 3, 1.0, 1.0, 0.0)) == []
+    (alarm,) = watch.alarms([], "classification", client, Sums(20, 0, 4, 1.0, 1.0, 0.0))
+    assert (alarm.kind, alarm.value) == ("novelty", 0.2)
+    assert watch.alarms([], "classification", client._replace(novelty_rate=0.2), Sums(20, 0, 4, 1.0, 1.0, 0.0)) == []
+
+
+def test_novel_predictions_of_the_day_raise_the_alarm(served: Served) -> None:
+    served.post("/v1/clients/h0/personalize", {**posted(), "novelty_rate": 0.01})
+    assert served.get("/v1/clients/h0/alarms").json()["alarms"] == []
+    sums = {("h0", minute(now())): Sums(30, 12, 12, 1.0, 1.0, 0.0)}
+    served.runner.run(served.service.writer.write(lambda store: history.add(store, sums)))
+    (alarm,) = served.get("/v1/clients/h0/alarms").json()["alarms"]
+    assert (alarm["kind"], alarm["value"]) == ("novelty", 0.4)
+    (line,) = [line for line in served.get("/v1/overview", who="").json()["clients"] if line["client"] == "h0"]
+    assert line["alarms"] == 1
 
 
 def test_the_meters_count(served: Served) -> None:

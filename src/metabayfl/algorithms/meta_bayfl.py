@@ -128,10 +128,9 @@ def meta_bayfl(
         return answer(prepare(posterior, key).constants, x)
 
     client, codecs = gradient_client(objective), (_codec(down), _codec(up))
-    exactly, fading = partial(update, model, head), partial(forget, model, head)
-    return Algorithm(
-        "meta_bayfl", model, init, begin, client, step, adapt, predict, objective, *codecs, update=exactly, prepare=prepare, forget=fading
-    )
+    more, fewer, fading = partial(update, model, head), partial(subset, head), partial(forget, model, head)
+    parts = (init, begin, client, step, adapt, predict, objective)
+    return Algorithm("meta_bayfl", model, *parts, *codecs, update=more, prepare=prepare, subset=fewer, forget=fading)
 
 
 def update(model: Model, head: Head, posterior: Tree, batch: Batch) -> Tree:
@@ -180,6 +179,19 @@ def forget(model: Model, head: Head, posterior: Tree, batch: Batch, retentions: 
 def _lasting(posterior: Tree) -> Tree:
     """The posterior without the scores of a stream, which would not know of samples that are not in it."""
     return {name: part for name, part in posterior.items() if name != "stream"}
+
+
+def subset(head: Head, posterior: Tree, mask: Tensor) -> Tree:
+    """The posterior of some of its samples alone, exactly as if it had been fitted on them: features are not computed anew.
+
+    Args:
+        head: the algorithm's head.
+        posterior: from ``adapt`` or :func:`update`, on ``N`` samples.
+        mask: ``(N,)``, 1 for a sample that stays; of padding it says 0.
+    """
+    memory = remember(posterior["memory"]["features"], posterior["memory"]["y"], mask)
+    points = {name: posterior["evidence"][name] for name in ("u", "v")}
+    return _posterior(head, posterior["body"], posterior["prior"], memory, points)
 
 
 def _posterior(head: Head, body: Tree, prior: Tree, memory: Tree, points: Tree) -> Tree:

@@ -125,7 +125,7 @@ def leave_one_out(prior: Tree, statistics: Tree, memory: Tree) -> Tensor:
     hot = _hot(memory, len(prior["log_a"]))
     others = torch.clamp(statistics["count"] - hot, min=0.0)  # exact, before a small kappa or a is added
     strength = kappa(prior)
-    total = strength[labels] + torch.gather(others, -1, labels.unsqueeze(-1))
+    total = strength[labels] + torch.where(hot > 0, others, torch.zeros_like(others)).sum(-1, keepdim=True)
     own_sum = memory["mask"].to(features.dtype).unsqueeze(-1) * features
     mean = ((strength * prior["mu0"])[labels] + (statistics["sum"][labels] - own_sum)) / total
     own = _log_normal(features, mean, total, whole["t"]).sum(-1, keepdim=True)
@@ -220,8 +220,9 @@ def _log_density(posterior: Tree, features: Tensor) -> Tensor:
 
 
 def _observed(log_probs: Tensor, memory: Tree) -> Tensor:
-    picked = torch.gather(log_probs, -1, memory["y"].unsqueeze(-1)).squeeze(-1)
-    return torch.where(memory["mask"] > 0, picked, torch.zeros_like(picked))
+    """Picked by a mask, since ``torch.gather`` under ``vmap`` cannot be traced for any number of rows."""
+    seen = _hot(memory, log_probs.shape[-1]) > 0
+    return torch.where(seen, log_probs, torch.zeros_like(log_probs)).sum(-1)
 
 
 def _observed_leave_one_out(prior: Tree, statistics: Tree, memory: Tree) -> Tensor:

@@ -6,24 +6,20 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, JSONResponse
-from starlette.staticfiles import StaticFiles
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import metabayfl
+from metabayfl import page
 from metabayfl.serve import routes
 from metabayfl.serve.gate import Rates
 from metabayfl.serve.problems import RequestError, problem
 from metabayfl.serve.service import LOG, Service
-
-PAGES = Path(__file__).with_name("pages")
-"""The page's files: ``index.html`` is what ``/`` shows, and refers to the others as ``pages/NAME``."""
 
 _TITLE = "metabayfl: personal models"
 
@@ -46,16 +42,11 @@ def build(service: Service) -> FastAPI:
 
     app = FastAPI(title=_TITLE, version=metabayfl.__version__, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
     routes.add(app.router, service, Rates(service.limits.rate, service.limits.burst))
-    app.add_route("/", _page, include_in_schema=False)
-    app.mount("/pages", StaticFiles(directory=PAGES), name="pages")
+    app.router.routes.extend(page.routes("index.html"))
     for error in (RequestError, HTTPException, RequestValidationError):
         app.add_exception_handler(error, _refuse)
     app.add_middleware(Metered, service=service)
     return app
-
-
-async def _page(_: Request) -> FileResponse:
-    return FileResponse(PAGES / "index.html")
 
 
 async def _refuse(request: Request, error: Exception) -> JSONResponse:

@@ -20,6 +20,7 @@ class Client(NamedTuple):
     made: float  # seconds since 1970
     updated: float
     drift: float | None = None  # since when the change detector rings, if it does
+    novelty_rate: float = 0.02  # share of ordinary cases that may be called novel
 
 
 class StaleError(Exception):
@@ -64,12 +65,12 @@ def put(connection: sqlite3.Connection, new: Client, data: bytes) -> None:
         StaleError: if the store holds another version than the one before; nothing is written.
     """
     if new.version == 1:
-        done = connection.execute(f"INSERT OR IGNORE INTO clients ({_COLUMNS}, posterior) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*new, data))
+        done = connection.execute(f"INSERT OR IGNORE INTO clients ({_COLUMNS}, posterior) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*new, data))
     else:
         done = connection.execute(
-            "UPDATE clients SET posterior = ?, digest = ?, version = ?, samples = ?, threshold = ?, updated = ?, drift = ? "
+            "UPDATE clients SET posterior = ?, digest = ?, version = ?, samples = ?, threshold = ?, updated = ?, drift = ?, novelty_rate = ? "
             "WHERE client = ? AND version = ?",
-            (data, new.digest, new.version, new.samples, new.threshold, new.updated, new.drift, new.client, new.version - 1),
+            (data, new.digest, new.version, new.samples, new.threshold, new.updated, new.drift, new.novelty_rate, new.client, new.version - 1),
         )
     if done.rowcount != 1:
         raise StaleError(new.client)

@@ -26,7 +26,7 @@ CREATE TABLE tokens (
 ) WITHOUT ROWID;
 CREATE TABLE clients (
   client TEXT PRIMARY KEY, posterior BLOB NOT NULL, digest TEXT NOT NULL, version INTEGER NOT NULL, samples INTEGER NOT NULL,
-  threshold REAL, made REAL NOT NULL, updated REAL NOT NULL, drift REAL
+  threshold REAL, made REAL NOT NULL, updated REAL NOT NULL, drift REAL, novelty_rate REAL NOT NULL
 );
 CREATE TABLE applied (
   number INTEGER PRIMARY KEY, client TEXT NOT NULL, key TEXT NOT NULL, request BLOB NOT NULL, answer TEXT NOT NULL, UNIQUE (client, key)

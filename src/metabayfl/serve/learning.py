@@ -156,7 +156,7 @@ async def _written(service: Service, asked: Asked, old: Client | None, change: C
     at = now()
     new = Client(
         asked.client, clients.digest(change.data), 1 if old is None else old.version + 1, len(change.model.support.mask),
-        answers.finite(change.model.threshold), at if old is None else old.made, at, _drift(old, change, at),
+        answers.finite(change.model.threshold), at if old is None else old.made, at, _drift(old, change, at), change.model.novelty_rate,
     )  # fmt: skip
     answer = {**state(new), "applied": True, **_moved(change)}
     judged = change.before and answers.feedback(asked.client, new.version - 1, at, given.y, service.source.schema, change.before)

@@ -131,6 +131,11 @@ def _looking(out: APIRouter, service: Service, rates: Rates) -> None:
 
 
 def _operating(out: APIRouter, service: Service, rates: Rates) -> None:
+    async def bearer(request: Request) -> Response:
+        """Whose token it is: a client's, or the operator's."""
+        who = gate.bearer(service, rates, request)
+        return answer({"client": who.client, "operator": who.client is None})
+
     async def strategy(request: Request) -> Response:
         """The strategy served: its schema, its classes, an example of a row, and the limits."""
         gate.bearer(service, rates, request)
@@ -158,6 +163,7 @@ def _operating(out: APIRouter, service: Service, rates: Rates) -> None:
         await service.view(views.counts, service)
         return answer({"status": "ready"})
 
+    _add(out, "GET", "/v1/bearer", bearer, shapes.Bearer, {})
     _add(out, "GET", "/v1/strategy", strategy, shapes.StrategyFacts, {})
     _add(out, "GET", "/v1/overview", overview, shapes.Overview, {})
     _add(out, "GET", "/metrics", metrics, "text/plain", {})

@@ -195,6 +195,13 @@ class Overview(Shape):
     clients: list[ClientSummary]
 
 
+class Bearer(Shape):
+    """Whose token a request carries; ``client`` is null for the operator's."""
+
+    client: str | None
+    operator: bool
+
+
 class StrategyFacts(Shape):
     """What is served: ``example`` is a row in the form that requests take."""
 

@@ -64,11 +64,11 @@ def over_time(service: Service, client: str, minutes: int) -> dict[str, Any]:
     return {"client": client, "step_minutes": step, "points": [_point(at, sums) for at, sums in found]}
 
 
-def alarms(service: Service, client: str) -> dict[str, Any]:
-    """What a person should know of this client."""
+def alarms(service: Service, client: str, day: Sums | None = None) -> dict[str, Any]:
+    """What a person should know of this client; ``day`` is what its predictions of a day add up to, where that is known already."""
     labels = feedback.newest(service.viewer, client, watch.LOOKED_AT)
-    held = clients.find(service.viewer, client)
-    raised = watch.alarms(labels, service.source.schema.kind, held.drift if held else None)
+    day = day or history.totals(service.viewer, minute(now()) - _DAY).get(client)
+    raised = watch.alarms(labels, service.source.schema.kind, clients.find(service.viewer, client), day)
     found = [{**alarm._asdict(), "at": alarm.at and answers.when(alarm.at)} for alarm in raised]
     return {"client": client, "alarms": found}
 
@@ -84,7 +84,7 @@ def overview(service: Service) -> dict[str, Any]:
             **_summary(name, found.get(name), day.get(name)),
             "waiting": waiting.get(name, 0),
             **_judged(judged.get(name)),
-            "alarms": len(alarms(service, name)["alarms"]),
+            "alarms": len(alarms(service, name, day.get(name))["alarms"]),
         }
         for name in sorted(known | found.keys())
     ]

@@ -1,17 +1,22 @@
-"""Alarms: functions of one client's feedback and history, asked when somebody looks. A new kind of alarm is one more function in ``WATCHES``."""
+"""Alarms: functions of one client's feedback, posterior and history, asked when somebody looks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from scipy import stats
+
+from metabayfl.serve.clients import Client
 from metabayfl.serve.feedback import Feedback
+from metabayfl.serve.history import Sums
 
 LOOKED_AT = 200
 """Newest labels that alarms are made from."""
 
 _FEWEST, _DEVIATIONS = 20, 3.0
+_CHANCE = 1e-3
 
 
 class Alarm(NamedTuple):
@@ -21,10 +26,6 @@ class Alarm(NamedTuple):
     message: str
     at: float | None  # seconds since 1970
     value: float | None
-
-
-Watch = Callable[[Sequence[Feedback], str], Alarm | None]
-"""A client's newest feedback, the oldest of it first, and the kind of task."""
 
 
 def calibration(labels: Sequence[Feedback], kind: str) -> Alarm | None:
@@ -44,15 +45,27 @@ def calibration(labels: Sequence[Feedback], kind: str) -> Alarm | None:
     return Alarm("calibration", message, labels[-1].made, gap)
 
 
-WATCHES: tuple[Watch, ...] = (calibration,)
+def novelty(day: Sums, rate: float) -> Alarm | None:
+    """Whether more of a day's cases were called novel than chance explains, had each been so with probability ``rate``."""
+    chance = float(stats.binom.sf(day.novel - 1, day.predictions, rate))
+    if chance >= _CHANCE:
+        return None
+    share = day.novel / day.predictions
+    message = f"{day.novel} of the last day's {day.predictions} cases are unlike anything known, {100 * rate:g} % were expected: label some of them"
+    return Alarm("novelty", message, None, share)
 
 
-def alarms(labels: Sequence[Feedback], kind: str, drift: float | None = None) -> list[Alarm]:
-    """All alarms that these labels give cause for; ``drift`` is since when the posterior's own change detector rings."""
-    found = [watch(labels, kind) for watch in WATCHES]
-    if drift is not None:
-        message = (
-            "the strategy without this client's samples explains its newest labels better than its posterior: personalize anew from recent samples"
-        )
-        found.append(Alarm("drift", message, drift, None))
+def drift(since: float) -> Alarm:
+    """What the ringing of the posterior's own change detector means."""
+    message = "the strategy without this client's samples explains its newest labels better than its posterior: personalize anew from recent samples"
+    return Alarm("drift", message, since, None)
+
+
+def alarms(labels: Sequence[Feedback], kind: str, client: Client | None = None, day: Sums | None = None) -> list[Alarm]:
+    """All alarms that a client's newest labels, its posterior and its last day's predictions give cause for."""
+    found = [calibration(labels, kind)]
+    if client is not None and client.drift is not None:
+        found.append(drift(client.drift))
+    if client is not None and day is not None:
+        found.append(novelty(day, client.novelty_rate))
     return [alarm for alarm in found if alarm is not None]
