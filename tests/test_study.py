@@ -18,7 +18,7 @@ COMMON = {"bytes_up", "bytes_down", "adapt_ms", "predict_ms", "train_seconds", "
 COMMON |= {"set_coverage_90", "set_coverage_90_worst_client", "set_size_90", "novel_share"}
 CLASSES = {"accuracy", "nll", "brier", "ece", "ece_worst_client", "accuracy_worst_decile", "auroc_unseen", "accuracy_at_80_coverage"}
 NUMBERS = {"rmse", "nll", "crps", "coverage_90"}
-FILES = {"summary.json", "metrics.jsonl", "figures.json", "strategy.safetensors", "report.html", "model_card.md", "runs"}
+FILES = {"study.json", "summary.json", "metrics.jsonl", "figures.json", "strategy.safetensors", "report.html", "model_card.md", "runs"}
 
 
 def compare(path: Path, out: Path, *algorithms: str, seeds: tuple[int, ...] = (0,)) -> list[study.Event]:

@@ -6,6 +6,7 @@ Both are safetensors files that prove themselves whole (:mod:`metabayfl.tree_fil
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,17 @@ class Strategy:
 
     def to_bytes(self) -> bytes:
         """The content of the file."""
-        return tree_file.to_bytes(*_stored(self), kind="strategy")
+        return self._file[0]
 
     def digest(self) -> str:
         """The SHA-256 by which posteriors name this strategy; it is the same before saving and after loading."""
-        return tree_file.digest(*_stored(self), kind="strategy")
+        return self._file[1]
+
+    @cached_property
+    def _file(self) -> tuple[bytes, str]:
+        """Content and digest, made once: every posterior's file holds both."""
+        stored = _stored(self)
+        return tree_file.to_bytes(*stored, kind="strategy"), tree_file.digest(*stored, kind="strategy")
 
     def size(self) -> str:
         """How big the file is, in words.
@@ -116,10 +123,15 @@ def save_posterior(path: str | Path, posterior: Tree, strategy: Strategy, about:
         ArtifactError: if a number is not finite, or ``about`` has no JSON.
         StorageError: if the file could not be written whole.
     """
+    storage.write_bytes(path, posterior_to_bytes(posterior, strategy, about))
+
+
+def posterior_to_bytes(posterior: Tree, strategy: Strategy, about: dict[str, Any]) -> bytes:
+    """The content of the file that :func:`save_posterior` writes."""
     tree_file.require_finite(posterior, "the posterior")
     origin = torch.frombuffer(bytearray(strategy.to_bytes()), dtype=torch.uint8)
     link = {"version": VERSION, "strategy": strategy.digest(), "about": about}
-    tree_file.save_tree(path, {"posterior": posterior, "strategy": origin}, link, kind="posterior")
+    return tree_file.to_bytes({"posterior": posterior, "strategy": origin}, link, kind="posterior")
 
 
 def load_posterior(path: str | Path, template: Tree | None = None, strategy: Strategy | None = None) -> tuple[Tree, Strategy, dict[str, Any]]:
@@ -133,26 +145,32 @@ def load_posterior(path: str | Path, template: Tree | None = None, strategy: Str
     Raises:
         ArtifactError: if the file is missing, damaged, altered, of another version or kind, belongs to another strategy or does not fit.
     """
-    where = str(path)
-    value, about = tree_file.load_tree(path, kind="posterior")
+    return posterior_from_bytes(storage.read_bytes(path), template, strategy, where=str(path))
+
+
+def posterior_from_bytes(
+    data: bytes, template: Tree | None = None, strategy: Strategy | None = None, *, where: str = "the posterior"
+) -> tuple[Tree, Strategy, dict[str, Any]]:
+    """The inverse of :func:`posterior_to_bytes`, with the checks of :func:`load_posterior`; ``where`` names the file in messages."""
+    value, about = tree_file.from_bytes(data, kind="posterior", where=where)
     _require_fields(about, {"version", "strategy", "about"}, where)
-    origin = _origin(value.pop("strategy", None), about["strategy"], where)
+    origin = _origin(value.pop("strategy", None), about["strategy"], where, strategy)
     (posterior,) = _groups(value, ("posterior",), where)
-    if strategy is not None and strategy.digest() != about["strategy"]:
-        given, expected = about["strategy"][:12], strategy.digest()[:12]
-        raise ArtifactError(f"{where} was made from the strategy {given}…, the one at hand is {expected}…: use that one, or personalise again")
     tree_file.require_finite(posterior, where)
     if template is not None:
         posterior = tree_file.fit(posterior, template, where)
     return posterior, origin, about["about"]
 
 
-def _origin(data: Any, link: str, where: str) -> Strategy:
+def _origin(data: Any, link: str, where: str, expected: Strategy | None) -> Strategy:
     if not isinstance(data, Tensor) or data.dtype != torch.uint8:
         raise ArtifactError(f"{where} lacks the strategy that it was made from: get it again from where it came")
     origin = strategy_from_bytes(data.numpy().tobytes(), where=f"{where}, its strategy")
     if origin.digest() != link:
         raise ArtifactError(f"{where} holds another strategy than it names: get it again from where it came")
+    if expected is not None and expected.digest() != link:
+        one, other = link[:12], expected.digest()[:12]
+        raise ArtifactError(f"{where} was made from the strategy {one}…, the one at hand is {other}…: use that one, or personalise again")
     return origin
 
 

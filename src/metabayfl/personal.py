@@ -12,18 +12,20 @@ Nothing here is trained by more than the strategy's own rule, and nothing leaves
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from metabayfl import change_point, continual, new_class, random, tree_file
+from metabayfl import change_point, continual, new_class, random, storage, tree_file
 from metabayfl.algorithms import ALGORITHMS
 from metabayfl.algorithms.preparation import prepare
-from metabayfl.artifact import Strategy, load_posterior, load_strategy, save_posterior
+from metabayfl.artifact import Strategy, load_strategy, posterior_from_bytes, posterior_to_bytes
 from metabayfl.calibration import (
     By,
     Cases,
@@ -153,6 +155,11 @@ class PersonalModel:
         threshold = referral_for_share(self.known, self.refer_share) if self.refer_error is None else referral_for_error(self.known, self.refer_error)
         return threshold, novelty_limit(self.known, self.novelty_rate)
 
+    @cached_property
+    def _set_limits(self) -> Callable[[float, By], Tensor]:
+        """Of sets and intervals by coverage; a model that answers often is asked for the same ones."""
+        return lru_cache(maxsize=8)(partial(set_limits, self.known))
+
     @property
     def threshold(self) -> float:
         """The total uncertainty above which a case is referred."""
@@ -179,7 +186,7 @@ class PersonalModel:
             prediction = self.prepared.answer(self.prepared.constants, encoded)
         if refer_share is not None:
             threshold = threshold_for_share(score(prediction), refer_share)
-        decision = Decision(set_limits(self.known, coverage, by), coverage, self.threshold if threshold is None else threshold, self.limits[1])
+        decision = Decision(self._set_limits(coverage, by), coverage, self.threshold if threshold is None else threshold, self.limits[1])
         return present(self.schema, prediction, decision)
 
     def update(self, x: Any, y: Any) -> PersonalModel:
@@ -243,9 +250,13 @@ class PersonalModel:
 
     def save(self, path: str | Path) -> None:
         """Write the posterior, with all that predicting and updating need, in one file."""
+        storage.write_bytes(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The content of the file; the same model gives the same bytes."""
         value = {"posterior": self.posterior, "support": self.support._asdict(), "cases": self.cases._asdict()}
         about = {name: getattr(self, name) for name in _ABOUT}
-        save_posterior(path, value, self.source.strategy, {**about, "change": list(self.change)})
+        return posterior_to_bytes(value, self.source.strategy, {**about, "change": list(self.change)})
 
 
 def load(path: str | Path, model: Model | None = None) -> PersonalStrategy:
@@ -267,17 +278,34 @@ def load_personal(path: str | Path, model: Model | None = None) -> PersonalModel
     Raises:
         ArtifactError: as :func:`load`.
     """
-    value, strategy, about = load_posterior(path)
+    return personal_from_bytes(storage.read_bytes(path), model=model, where=str(path))
+
+
+def personal_from_bytes(
+    data: bytes, source: PersonalStrategy | None = None, *, model: Model | None = None, where: str = "the posterior"
+) -> PersonalModel:
+    """The inverse of :meth:`PersonalModel.to_bytes`.
+
+    Args:
+        data: the content of a posterior's file.
+        source: the strategy that it must come from, where it is at hand; else it is rebuilt from the file.
+        model: as in :func:`load`.
+        where: names the file in messages.
+
+    Raises:
+        ArtifactError: as :func:`load`, and for a posterior of another strategy than ``source``.
+    """
+    value, strategy, about = posterior_from_bytes(data, strategy=source.strategy if source else None, where=where)
     support, known = value.get("support", {}), value.get("cases", {})
     groups = {"posterior", "support", "cases"}
     if value.keys() != groups or support.keys() != set(Batch._fields) or known.keys() != set(Cases._fields) or about.keys() != set(_ABOUT):
-        raise ArtifactError(f"{path} is a posterior without its support, known cases or shares: save it with PersonalModel.save")
-    source = rebuild(strategy, model, str(path))
+        raise ArtifactError(f"{where} is a posterior without its support, known cases or shares: save it with PersonalModel.save")
+    source = source or rebuild(strategy, model, where)
     try:
         continual.retentions(source.algorithm, about["forgetting"])
         about["change"] = change_point.restore(about["change"])
     except (ConfigError, DataError) as error:
-        raise ArtifactError(f"{path}: {error}") from error
+        raise ArtifactError(f"{where}: {error}") from error
     return PersonalModel(source, value["posterior"], Batch(**support), Cases(**known), **about)
 
 

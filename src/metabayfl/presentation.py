@@ -124,6 +124,5 @@ def _of_numbers(schema: Schema, prediction: RegressionPrediction, decision: Deci
 
 def _names(schema: Schema, probs: Array, kept: Array) -> tuple[tuple[str, ...], ...]:
     """Class names of each set, likeliest first."""
-    order = np.argsort(-probs, axis=-1, kind="stable")
-    inside = np.take_along_axis(kept, order, -1)
-    return tuple(tuple(schema.classes[at] for at in row[chosen]) for row, chosen in zip(order, inside, strict=True))
+    order = np.argsort(-probs, axis=-1, kind="stable").tolist()
+    return tuple(tuple(schema.classes[at] for at in row if inside[at]) for row, inside in zip(order, kept.tolist(), strict=True))

@@ -1,7 +1,9 @@
 """A study: every algorithm on every seed, trained, judged on held-out clients, and written down.
 
 ``DIR`` holds ``summary.json``, ``metrics.jsonl``, ``figures.json``, ``strategy.safetensors``, ``report.html``, ``model_card.md``, and under ``runs/``
-a directory a run with its checkpoint, so that a study that was stopped goes on where it was.
+a directory a run with its checkpoint, so that a study that was stopped goes on where it was. ``study.json`` is there before the first round and says
+which runs are meant, and each run's ``run.json`` how many rounds it takes and what its messages weigh: so another process can follow
+(:mod:`metabayfl.watch`).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from metabayfl.data.federation import Federation
 from metabayfl.engine import job, private
 from metabayfl.engine.memory import peak_memory_mb, reset_peak
 from metabayfl.engine.options import TrainOptions
-from metabayfl.engine.rounds import RoundInfo, TrainState
+from metabayfl.engine.rounds import RoundInfo, TrainState, begin
 from metabayfl.errors import ConfigError, SchemaError
 from metabayfl.evaluation import calibrate, coverage, evaluate, over_seeds, payload, pooled, summarise, timings
 from metabayfl.models import build_model
@@ -35,6 +37,8 @@ from metabayfl.privacy import ledger
 from metabayfl.privacy.forecast import Forecast, forecast
 from metabayfl.report import write_report
 from metabayfl.types import Algorithm, Tree
+
+STUDY, RUN = "study.json", "run.json"
 
 
 class Trained(NamedTuple):
@@ -88,8 +92,16 @@ def compare(config: Config, algorithms: tuple[str, ...], seeds: tuple[int, ...],
         federation = build_federation(config.data, seed)
         data.append(provenance.data_facts(federation, seed))
         for name in algorithms:
-            yield from train_and_score(prepare(config, name, seed, federation, out))
+            run = prepare(config, name, seed, federation, out)
+            announce(config, algorithms, seeds, out)  # not before: a config that cannot run leaves nothing behind
+            yield from train_and_score(run)
     write_outputs(config, algorithms, seeds, data, out)
+
+
+def announce(config: Config, algorithms: tuple[str, ...], seeds: tuple[int, ...], out: Path) -> None:
+    """Write down which runs are meant and how many rounds each takes at most, in the order in which they come."""
+    runs = [{"algorithm": name, "seed": seed, "rounds": train_options(config, name).rounds} for seed in seeds for name in algorithms]
+    storage.write_json(out / STUDY, {"title": config.name, "runs": runs})
 
 
 def run_directory(name: str, seed: int, out: Path) -> Path:
@@ -154,11 +166,19 @@ def train_and_score(run: Run) -> Generator[Event, None, None]:
     if finished.get("identity") == identity(run):
         yield Scored(run.name, run.seed, finished["figures"])
         return
+    _begin(run)
     reset_peak()
     for _, info in job.run(run.directory, run.algorithm, run.federation, run.options, run.seed, identity(run)):
         yield Trained(run.name, run.seed, run.options.rounds, info)
     state = job.restore(run.directory, run.algorithm, run.options, run.seed, identity(run))
     yield Scored(run.name, run.seed, _score(run, state))
+
+
+def _begin(run: Run) -> None:
+    """Write down what a follower of the run cannot see in its metrics."""
+    down, up = message_bytes(run.algorithm, begin(run.algorithm, run.options, run.seed))
+    rounds = run.options.rounds if run.algorithm.federated else 0
+    storage.write_json(run.directory / RUN, {"rounds": rounds, "bytes_down": down, "bytes_up": up})
 
 
 def _score(run: Run, state: TrainState) -> dict[str, float | None]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 SCRIPT = """
 import importlib.util, sys
 from importlib.abc import MetaPathFinder
 
-EXTRAS = {"flwr", "cryptography", "dp_accounting", "onnx", "onnxscript", "onnxruntime"}
+EXTRAS = {"flwr", "cryptography", "dp_accounting", "fastapi", "uvicorn", "prometheus_client", "onnx", "onnxscript", "onnxruntime"}
 
 class Missing(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -24,18 +25,23 @@ importlib.util.find_spec = lambda name, package=None: None if name in EXTRAS els
 from metabayfl import cli
 
 federating = (["federate", "status", "nowhere"], ["federate", "init", "nowhere", "--sites", "a,b"])
-for words in (["evaluate", "--help"], *federating, ["export", "--posterior", "nowhere"], ["bench", "--onnx", "nowhere"]):
+serving = (["serve", "--strategy", "nowhere", "--store", "nowhere"], ["token", "list", "--store", "store"])
+exporting = (["export", "--posterior", "nowhere"], ["bench", "--onnx", "nowhere"])
+for words in (["evaluate", "--help"], *federating, *serving, *exporting):
     print(words[0], cli.main(words))
 assert not EXTRAS & set(sys.modules)
 """
 
 
-def test_a_plain_install_has_every_command_and_names_the_extra_that_is_missing() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300, check=False)
+def test_a_plain_install_has_every_command_and_names_the_extra_that_is_missing(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "evaluate 0" in done.stdout
     assert done.stdout.count("federate 2") == 2
     assert done.stderr.count("pip install 'metabayfl[flower]'") == 2
+    assert done.stderr.count("pip install 'metabayfl[serve]'") == 1
+    assert "serve 2" in done.stdout
+    assert "token 0" in done.stdout
     assert "export 2" in done.stdout
     assert "bench 2" in done.stdout
     assert done.stderr.count("pip install 'metabayfl[export]'") == 2

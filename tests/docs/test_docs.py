@@ -9,11 +9,12 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 import typer
+from pages import PAGES, ROOT, TUTORIALS, Block, anchors, blocks, captions, commands, links, pictures
 
 from metabayfl import cli
 from metabayfl.algorithms import ALGORITHMS
@@ -23,34 +24,12 @@ from metabayfl.privacy import options
 from metabayfl.privacy.accounting import epsilon
 from metabayfl.privacy.options import PrivacyOptions
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))]
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
-TUTORIAL = "docs/first_steps.md"
+STEPS = "docs/first_steps.md"
 LONG = ("demo", "compare")
-"""Commands of the tutorial that are only parsed: they take longer than all the others."""
+"""Commands of the first steps that are only parsed: they take longer than all the others."""
 
-FENCE = re.compile(r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$', re.MULTILINE | re.DOTALL)
-
-
-class Block(NamedTuple):
-    """One fenced block of a page."""
-
-    language: str
-    title: str | None
-    text: str
-    line: int  # its first, in the page
-
-
-def blocks(page: str) -> list[Block]:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    return [Block(at["language"], at["title"], at["text"], text[: at.start("text")].count("\n")) for at in FENCE.finditer(text)]
-
-
-def commands(block: Block) -> list[list[str]]:
-    """The words of every ``metabayfl`` call in a block of shell."""
-    lines = block.text.splitlines() if block.language == "bash" else []
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("metabayfl ")]
+COMMAND = re.compile(r"`(?:[A-Z_]+=\S+ )?(?:python|make|metabayfl|pytest) [^`]+`")
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +54,7 @@ def call(words: list[str], page: str) -> None:
     assert cli.main(words) == 0, f"{page}: metabayfl {shlex.join(words)} failed"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(block.language == "python" for block in blocks(page))])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in TUTORIALS and any(block.language == "python" for block in blocks(page))])
 def test_python_blocks_run(page: str) -> None:
     names: dict[str, object] = {"__name__": Path(page).stem}
     for block in blocks(page):
@@ -83,7 +62,7 @@ def test_python_blocks_run(page: str) -> None:
             Path(block.title).write_text(block.text, encoding="utf-8")
         elif block.language == "python":
             execute(block, page, names)
-        elif page == TUTORIAL:
+        elif page == STEPS:
             for words in commands(block):
                 if words[0] not in LONG:
                     call(words, page)
@@ -141,9 +120,24 @@ def test_every_ready_config_is_in_the_results() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_to_pages_exist(page: str) -> None:
-    links = re.findall(r"\]\(([\w./-]+)[)#]", (ROOT / page).read_text(encoding="utf-8"))
-    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists() and not link.startswith("docs/images/")] == []
+def test_links_lead_somewhere(page: str) -> None:
+    for target, anchor in links(page):
+        assert (ROOT / target).exists(), f"{page}: there is no {target}"
+        assert not anchor or anchor in anchors(target), f"{page}: {target} has no #{anchor}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if pictures(page)])
+def test_every_picture_stands_beside_the_command_that_makes_it(page: str) -> None:
+    """In a block of the page (or of the page that the picture is a link to) that names the picture or its folder, or in its caption."""
+    for picture, beside in pictures(page):
+        shell = "\n".join(block.text for block in blocks(beside) if block.language == "bash")
+        named = Path(picture).stem in shell or str(Path(picture).parent) in shell
+        assert named or COMMAND.search(captions(page).get(picture, "")), f"{page}: no command makes {picture}"
+
+
+def test_every_page_is_in_the_contents() -> None:
+    shown = re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(f"docs/{page}" for page in shown) == sorted(page for page in PAGES if page != "README.md")
 
 
 def test_the_page_on_deployment_tells_the_true_epsilon() -> None:

@@ -12,7 +12,8 @@ from hospitals import HOSPITALS, MakeJob, job_in, write_sites
 
 pytest.importorskip("flwr", reason="Flower is not installed: pip install 'metabayfl[flower]'")
 
-from deployed import SITES, Machines, call, free_port, page_command, page_config, write_data
+from deployed import SITES, Machines, call, page_command, page_config, write_data
+from following import free_port
 from secure_bench import Bench, bench
 
 from metabayfl import config as configs

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from following import processes
+from pages import blocks, commands
 
 from metabayfl import tree
 from metabayfl.artifact import Strategy, load_strategy
 from metabayfl.flower.flower_transport import TYPES
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
+PAGE = "docs/deployment.md"
 SITES = ("cleveland", "hungarian", "va")
 PATIENCE = 1200.0
 """Seconds for anything at all: rounds take many on a busy machine."""
@@ -31,23 +30,15 @@ METABAYFL = [sys.executable, "-c", "from metabayfl.cli import entry; entry()"]
 
 
 def page_config() -> str:
-    found = re.search(r'^```toml title="heart.toml"\n(.*?)^```$', PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert found is not None
-    return found[1]
+    (found,) = (block.text for block in blocks(PAGE) if block.title == "heart.toml")
+    return found
 
 
 def page_command(*beginning: str) -> list[str]:
     """The words of the page's one command that begins so."""
-    lines = [shlex.split(line) for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("metabayfl federate ")]
-    chosen = [words[1:] for words in lines if words[2 : 2 + len(beginning)] == list(beginning)]
+    chosen = [words for block in blocks(PAGE) for words in commands(block) if words[: 1 + len(beginning)] == ["federate", *beginning]]
     assert len(chosen) == 1, f"{len(chosen)} commands of the page begin with {beginning}"
     return chosen[0]
-
-
-def free_port() -> int:
-    with socket.socket() as test:
-        test.bind(("127.0.0.1", 0))
-        return int(test.getsockname()[1])
 
 
 def write_data(folder: Path) -> None:
@@ -104,19 +95,6 @@ def until(condition: Callable[[], object], what: str, logs: Callable[[], str] = 
         time.sleep(0.2)
 
 
-def running(program: str, home: Path) -> list[int]:
-    """Processes of a program of Flower's whose state is in a folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            words, values = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
-        except OSError:
-            continue
-        if program.encode() in words and f"FLWR_HOME={home}".encode() in values.split(b"\0"):
-            found.append(int(entry.name))
-    return found
-
-
 class Machines:
     """A link and its sites, which any test may kill and start again."""
 
@@ -141,7 +119,7 @@ class Machines:
 
     def apps(self) -> list[int]:
         """The server's app, which the link starts."""
-        return running("flwr-serverapp", self.home)
+        return processes(f"FLWR_HOME={self.home}", "flwr-serverapp")
 
 
 def same(a: Strategy, b: Strategy) -> bool:

@@ -20,10 +20,13 @@ def class_sets(prediction: ClassPrediction, limits: Tensor, coverage: float) -> 
         limits: ``(K,)``, from :func:`metabayfl.calibration.set_limits`.
         coverage: what the limits are for.
     """
+    kept, guaranteed = prediction.probs >= limits, torch.isfinite(limits)
+    if guaranteed.all():
+        return kept
     probs, order = torch.sort(prediction.probs, -1, descending=True)
     before = torch.cumsum(probs, -1) - probs
     own = torch.zeros_like(prediction.probs, dtype=torch.bool).scatter(-1, order, before < coverage)
-    return torch.where(torch.isfinite(limits), prediction.probs >= limits, own)
+    return torch.where(guaranteed, kept, own)
 
 
 def interval_half_width(prediction: RegressionPrediction, limits: Tensor, coverage: float) -> Tensor:

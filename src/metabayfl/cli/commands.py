@@ -12,8 +12,10 @@ from rich.console import Console
 
 from metabayfl import config as configs
 from metabayfl import personal, study, trials
+from metabayfl import watch as live_view
 from metabayfl.attacks import ATTACKS, AttackOptions
-from metabayfl.cli import display, exporting, federate, forecast, tables
+from metabayfl.cli import display, exporting, federate, forecast, serving, tables, watching
+from metabayfl.cli.watching import Open, Port, Watch
 from metabayfl.engine.allocator import keep_freed_memory
 from metabayfl.errors import ConfigError
 from metabayfl.report import write_comparison, write_report
@@ -22,6 +24,8 @@ from metabayfl.tracking import Logged, tracked
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Personalised probabilistic federated learning.")
 
 app.add_typer(federate.app, name="federate")
+app.add_typer(serving.app, name="token")
+app.command("serve")(serving.serve)
 app.command()(exporting.export)
 app.command()(exporting.bench)
 
@@ -55,10 +59,15 @@ def compare(
     seeds: Annotated[str | None, typer.Option(help="Whole numbers with commas between; the config's own if none.")] = None,
     resume: Resume = False,
     log: Log = None,
+    watch: Watch = False,
+    port: Port = live_view.PORT,
+    open_browser: Open = False,
 ) -> None:
     """Train and judge several algorithms over several seeds; write summary, strategy and report."""
     _check_free(out, resume)
-    _compare(configs.read(config), _names(algorithms), _numbers(seeds), out, _names(log))
+    read, chosen, numbers = configs.read(config), _names(algorithms), _numbers(seeds)
+    with watching.beside(out, port, _say, wanted=watch, open_browser=open_browser):
+        _compare(read, chosen, numbers, out, _names(log))
 
 
 @app.command()
@@ -69,10 +78,25 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Decides the split, the start and all noise.")] = 0,
     resume: Resume = False,
     log: Log = None,
+    watch: Watch = False,
+    port: Port = live_view.PORT,
+    open_browser: Open = False,
 ) -> None:
     """Train one algorithm and write its strategy."""
     _check_free(out, resume)
-    _compare(configs.read(config), (algorithm,), (seed,), out, _names(log))
+    read = configs.read(config)
+    with watching.beside(out, port, _say, wanted=watch, open_browser=open_browser):
+        _compare(read, (algorithm,), (seed,), out, _names(log))
+
+
+@app.command()
+def watch(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="What train or compare writes to, in this process or another.")],
+    port: Port = live_view.PORT,
+    open_browser: Open = False,
+) -> None:
+    """Show a training in the browser until Ctrl-C: curves, rounds done, time left, bytes sent, privacy spent."""
+    live_view.watch(directory, live_view.Options(port, open_browser), _say)
 
 
 @app.command()

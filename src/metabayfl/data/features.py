@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,13 +56,47 @@ def encode_table(features: Sequence[Feature], table: Any, limit: float) -> Array
     """
     if not isinstance(table, Mapping) and not (hasattr(table, "columns") and hasattr(table, "__getitem__")):
         raise SchemaError(f"given {_describe(table)}, expected a table (data frame or mapping) with the columns {_names(features)}.")
-    blocks: list[Array] = []
-    for feature in features:
-        values = _column(table, feature, features)
-        if blocks and len(values) != len(blocks[0]):
-            raise SchemaError(f"feature {feature.name!r} has {len(values)} rows, {features[0].name!r} has {len(blocks[0])}: expected equally many.")
-        blocks.append(_numeric(feature, values, limit) if feature.kind == "numeric" else _categorical(feature, values))
-    return np.concatenate(blocks, axis=1).astype(np.float32)
+    given = [_column(table, feature, features) for feature in features]
+    for feature, values in zip(features, given, strict=True):
+        if len(values) != len(given[0]):
+            raise SchemaError(f"feature {feature.name!r} has {len(values)} rows, {features[0].name!r} has {len(given[0])}: expected equally many.")
+    places = _places(tuple(features))
+    out = np.zeros((len(given[0]), places.width), dtype=np.float32)
+    if len(places.numeric):
+        _numeric(out, features, places, np.stack([numbers(features[at].name, given[at]) for at in places.numeric], axis=1), limit)
+    for at, start in places.categorical:
+        out[np.arange(len(out)), start + _codes(features[at], given[at])] = 1.0
+    return out
+
+
+class _Places(NamedTuple):
+    """Where the features' columns begin, with the numbers' constants side by side: one row must not cost a loop of array calls."""
+
+    width: int
+    numeric: tuple[int, ...]  # which features
+    columns: Array  # (F,) their columns
+    indicated: Array  # (I,) which of them have a mark for missing values, in the column after
+    mean: Array  # (F,)
+    scale: Array  # (F,)
+    fill: Array  # (F,)
+    categorical: tuple[tuple[int, int], ...]  # which features, and their first columns
+
+
+@lru_cache(maxsize=32)
+def _places(features: tuple[Feature, ...]) -> _Places:
+    starts = np.cumsum([0, *(len(columns(feature)) for feature in features)])
+    numeric = tuple(at for at, feature in enumerate(features) if feature.kind == "numeric")
+    mean, scale, fill = np.array([(features[at].mean, features[at].scale, features[at].fill) for at in numeric]).reshape(-1, 3).T
+    return _Places(
+        width=int(starts[-1]),
+        numeric=numeric,
+        columns=starts[list(numeric)],
+        indicated=np.flatnonzero([features[at].indicator for at in numeric]),
+        mean=mean,
+        scale=scale,
+        fill=fill,
+        categorical=tuple((at, int(starts[at])) for at, feature in enumerate(features) if feature.kind == "categorical"),
+    )
 
 
 def _names(features: Sequence[Feature]) -> str:
@@ -110,31 +145,31 @@ def _number(name: str, row: int, value: object) -> float:
     raise SchemaError(f"feature {name!r}: given {what} {value!r} in row {row}, expected a number.")
 
 
-def _numeric(feature: Feature, values: Array, limit: float) -> Array:
-    given = numbers(feature.name, values)
+def _numeric(out: Array, features: Sequence[Feature], places: _Places, given: Array, limit: float) -> None:
+    """Write the numbers ``(n, F)`` and their marks into ``out``."""
     missing = np.isnan(given)
-    filled = np.where(missing, feature.fill, given)
-    scaled = (filled - feature.mean) / feature.scale if feature.scale else np.zeros_like(filled)
+    filled = np.where(missing, places.fill, given)
+    scaled = np.divide(filled - places.mean, places.scale, out=np.zeros_like(filled), where=places.scale != 0)
     far = np.abs(scaled) > limit
     if far.any():
-        row = int(np.argmax(far))
+        at, row = (int(index) for index in np.argwhere(far.T)[0])
+        feature = features[places.numeric[at]]
         raise SchemaError(
-            f"feature {feature.name!r}: given {filled[row]:g} in row {row}, {abs(scaled[row]):.0f} training standard deviations ({feature.scale:g}) "
-            f"from the training mean ({feature.mean:g}), expected at most {limit:g}. Is it in another unit?"
+            f"feature {feature.name!r}: given {filled[row, at]:g} in row {row}, {abs(scaled[row, at]):.0f} training standard deviations "
+            f"({feature.scale:g}) from the training mean ({feature.mean:g}), expected at most {limit:g}. Is it in another unit?"
         )
-    blocks = [scaled, missing] if feature.indicator else [scaled]
-    return np.stack(blocks, axis=1).astype(np.float64)
+    out[:, places.columns] = scaled
+    out[:, places.columns[places.indicated] + 1] = missing[:, places.indicated]
 
 
-def _categorical(feature: Feature, values: Array) -> Array:
+def _codes(feature: Feature, values: Array) -> Array:
+    """Positions of the categories; that of the column for unseen ones is behind them."""
     position: dict[str | None, int] = {name: i for i, name in enumerate(feature.categories)}
     given = values.tolist()
     codes = np.array([position.get(value if type(value) is str else label(value), len(position)) for value in given], dtype=np.int64)
     for row in np.flatnonzero(codes == len(position)):
         _check_unknown(feature, given[row], int(row))
-    out = np.zeros((len(given), len(columns(feature))))
-    out[np.arange(len(given)), codes] = 1.0
-    return out
+    return codes
 
 
 def _check_unknown(feature: Feature, value: object, row: int) -> None:
