@@ -184,7 +184,8 @@ def _rooted(posterior: Tree) -> Tree:
 def _root(cholesky: Tensor) -> Tensor:
     """``L^-1``, from which ``phi' Lambda^-1 phi`` is the square of a product; solves for each row cannot be traced for any number of rows."""
     identity = torch.eye(cholesky.shape[-1], dtype=cholesky.dtype, device=cholesky.device)
-    return torch.linalg.solve_triangular(cholesky, identity, upper=False)
+    root: Tensor = torch.linalg.solve_triangular(cholesky, identity, upper=False)
+    return root
 
 
 def _design(features: Tensor, mask: Tensor) -> Tensor:
