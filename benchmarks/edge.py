@@ -90,7 +90,7 @@ def lines(source: PersonalStrategy, own: Client, folder: Path) -> Iterator[str]:
 
 def line(name: str, precision: str, path: Path, deviation: float, changed: float) -> str:
     found = cost(path)
-    figures = f"{found.size / 1000:.1f} | {found.median_ms:.2f} | {found.p99_ms:.2f} | {found.own_mb:.0f} | {deviation:.1e} | {100 * changed:.1f}"
+    figures = f"{found.size / 1000:.1f} | {found.cpu_ms:.2f} | {found.median_ms:.2f} | {found.p99_ms:.2f} | {found.own_mb:.0f} | {deviation:.1e} | {100 * changed:.1f}"
     return f"| {name} | {precision} | {found.rows} | {figures} |"
 
 
@@ -101,7 +101,9 @@ def main() -> None:
     parser.add_argument("config", help="whose data are asked about")
     given = parser.parse_args()
     source, config = load(given.strategy), configs.read(given.config)
-    print("| file | weights | rows a call | KB | median, ms | p99, ms | memory, MB | deviation | other label, % |\n" + "|---" * 9 + "|")
+    print(
+        "| file | weights | rows a call | KB | processor, ms | median, ms | p99, ms | memory, MB | deviation | other label, % |\n" + "|---" * 10 + "|"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for text in lines(source, client(source, load_data(config.data, Path.cwd())), Path(folder)):
             print(text, flush=True)

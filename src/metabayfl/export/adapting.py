@@ -54,10 +54,12 @@ def adapt(source: PersonalStrategy, batch: Batch, shares: Shares, seed: int) -> 
 def _left_out(algorithm: Algorithm, subset: Subset, posterior: Tree, batch: Batch, key: Key) -> tuple[Tensor, Tensor]:
     """Total and epistemic uncertainty ``(N,)`` of each row under the posterior of the folds that it is not in."""
     out = torch.arange(FOLDS).unsqueeze(-1) == _folds(batch.mask, key)  # (folds, N)
+    real = (batch.mask > 0).view(-1, *[1] * (batch.x.ndim - 1))
+    x = torch.where(real, batch.x, torch.zeros_like(batch.x))  # as adapt has it, so that the features are computed once for both
 
     def uncertainty(kept: Tensor) -> tuple[Tensor, Tensor]:
         ready = algorithm.prepare(subset(posterior, kept), random.fold(key, "predict"))  # type: ignore[misc]
-        prediction = ready.answer(ready.constants, batch.x)
+        prediction = ready.answer(ready.constants, x)
         return score(prediction), strangeness(prediction)
 
     total, epistemic = torch.func.vmap(uncertainty)(torch.where(out, 0.0, batch.mask))

@@ -54,13 +54,16 @@ def _restored(model: Any, store: Callable[[str, Array], _Stored | None]) -> Any:
 
 
 def _unique(name: str, values: Array) -> _Stored | None:
-    if values.ndim < 2 or values.size < _REPEATED:
+    if values.size < _REPEATED:
         return None
-    rows, place = np.unique(values.reshape(len(values), -1), axis=0, return_inverse=True)
-    if 2 * len(rows) > len(values):
-        return None
-    parts = {f"{name} rows": rows.reshape(-1, *values.shape[1:]), f"{name} places": place.reshape(-1).astype(np.int64)}
-    return _Stored(parts, "Gather", list(parts), {"axis": 0})
+    for axis in range(values.ndim - 1):
+        moved = np.moveaxis(values, axis, 0)
+        rows, place = np.unique(moved.reshape(len(moved), -1), axis=0, return_inverse=True)
+        if 2 * len(rows) <= len(moved):
+            kept = np.moveaxis(rows.reshape(-1, *moved.shape[1:]), 0, axis)
+            parts = {f"{name} rows": kept, f"{name} places": place.reshape(-1).astype(np.int64)}
+            return _Stored(parts, "Gather", list(parts), {"axis": axis})
+    return None
 
 
 def _codes(name: str, values: Array, axis: int) -> _Stored | None:

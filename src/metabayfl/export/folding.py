@@ -25,10 +25,12 @@ def folded(module: GraphModule) -> GraphModule:
     for node in [node for node in module.graph.nodes if node.target in _CHECKS]:
         module.graph.erase_node(node)
     known = _constants(module)
-    for count, (node, value) in enumerate(_frontier(known)):
-        module.register_buffer(f"constant_{count}", value.detach().clone().contiguous())
+    names: dict[Any, str] = {}
+    for node, value in _frontier(known):
+        name = names.setdefault(_content(value), f"constant_{len(names)}")
+        module.register_buffer(name, value.detach().clone().contiguous())
         with module.graph.inserting_before(node):
-            node.replace_all_uses_with(module.graph.get_attr(f"constant_{count}"))
+            node.replace_all_uses_with(module.graph.get_attr(name))
     for node in reversed(known):  # by hand: steps that changed a constant in place count as having an effect
         if not node.users:
             module.graph.erase_node(node)
@@ -58,9 +60,14 @@ def _attribute(module: GraphModule, path: Any) -> Any:
 
 
 def _frontier(known: dict[Node, Any]) -> list[tuple[Node, Tensor]]:
-    """Computed constants that something unknown, or the outside, uses."""
-    used = [node for node in known if node.op != "get_attr" and any(user not in known for user in node.users)]
+    """Constants that something unknown, or the outside, uses."""
+    used = [node for node in known if any(user not in known for user in node.users)]
     return [(node, known[node]) for node in used if isinstance(known[node], Tensor)]
+
+
+def _content(value: Tensor) -> Any:
+    """What two equal constants have in common, so that they are stored once."""
+    return value.dtype, tuple(value.shape), value.detach().contiguous().numpy().tobytes()
 
 
 def _merge(graph: Graph) -> None:

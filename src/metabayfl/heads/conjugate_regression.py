@@ -116,7 +116,7 @@ def posterior(prior: Tree, statistics: Tree) -> Tree:
 
 def predictive(posterior: Tree, features: Tensor) -> RegressionPrediction:
     """The marginal Student-t of every target at ``features`` ``(N, M)``, float64."""
-    design = _design(features, torch.ones_like(features[:, 0]))
+    design = _design(features, features.new_ones(features.shape[:1]))
     return _student(design @ posterior["mean"], leverage(posterior, design), posterior["scatter"].diagonal(), posterior["dof"])
 
 
@@ -159,7 +159,7 @@ def prepare(prior: Tree, statistics: Tree, evidence: Tree, key: Key) -> Tree:
 
 def answer(prepared: Tree, features: Tensor) -> RegressionPrediction:
     """The evidence mixture as one Student-t per target, in the type of ``features``."""
-    design = _design(features, torch.ones_like(features[:, 0]))
+    design = _design(features, features.new_ones(features.shape[:1]))
     points = prepared["points"]
     uncertainty = ((design @ points["root"].mT) ** 2).sum(-1, keepdim=True)  # phi' Lambda^-1 phi, (G, N, 1)
     scatter = points["scatter"].diagonal(dim1=-2, dim2=-1).unsqueeze(-2)
