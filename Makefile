@@ -6,12 +6,15 @@ OUT ?= runs/demo
 # Tests run in two processes with one thread each; floors 0 to 3 are everything below the artifact.
 FLOORS := src/metabayfl/types.py,src/metabayfl/errors.py,src/metabayfl/tree.py,src/metabayfl/tree_file.py,src/metabayfl/random.py,src/metabayfl/storage.py,src/metabayfl/table.py,src/metabayfl/losses.py,src/metabayfl/batches.py,src/metabayfl/models/*,src/metabayfl/generators.py,src/metabayfl/heads/*,src/metabayfl/posterior.py,src/metabayfl/uncertainty.py,src/metabayfl/meta_gradient.py,src/metabayfl/optimizers.py,src/metabayfl/aggregators/*,src/metabayfl/attacks/*,src/metabayfl/privacy/*,src/metabayfl/compression.py,src/metabayfl/algorithms/*,src/metabayfl/data/*
 
-.PHONY: demo test setup setup-dev checks unit docs clean
+.PHONY: demo test gallery setup setup-dev checks unit docs clean
 
 demo: setup
 	$(BIN)/metabayfl demo --out $(OUT)
 
 test: setup-dev checks unit docs
+
+gallery: setup-dev
+	OMP_NUM_THREADS=1 $(BIN)/python examples/gallery/regenerate.py
 
 setup: $(VENV)/.runtime
 setup-dev: $(VENV)/.dev

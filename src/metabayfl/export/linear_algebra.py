@@ -1,4 +1,4 @@
-"""Cholesky factors and triangular solves, for which ONNX has no operator: one loop each over the rows, for any leading axes.
+"""Cholesky factors, triangular solves and log-gamma, for which ONNX has no operator; factors and solves take one loop over the rows.
 
 Written in onnxscript, whose ``for`` becomes an ONNX ``Loop`` with a body of a few operators, whatever the size of the matrices. The functions are
 read from their source and never run as Python.
@@ -58,6 +58,24 @@ def _backward(lower: DOUBLE[...], right: DOUBLE[...]) -> DOUBLE[...]:
     return solved
 
 
+@script()  # type: ignore[untyped-decorator]
+def _lgamma(x: DOUBLE[...]) -> DOUBLE[...]:
+    one = op.CastLike(1.0, x)
+    product, z = x, x + one
+    for _ in range(7):
+        product = product * z
+        z = z + one
+    inverse = one / z
+    square = inverse * inverse
+    series = op.CastLike(1.0, x) / op.CastLike(1188.0, x)  # constants are float32: whole numbers and halves are exact in it
+    series = one / op.CastLike(1680.0, x) - square * series
+    series = one / op.CastLike(1260.0, x) - square * series
+    series = one / op.CastLike(360.0, x) - square * series
+    series = inverse * (one / op.CastLike(12.0, x) - square * series)
+    shift = op.CastLike(0.9189385175704956, x) + op.CastLike(1.563417661998301e-08, x)  # log(2 pi) / 2 in two parts
+    return (z - op.CastLike(0.5, x)) * op.Log(z) - z + shift + series - op.Log(product)  # Stirling's series at x + 8, for positive x
+
+
 def _cholesky_ex(matrix: Any, upper: bool = False, check_errors: bool = False) -> Any:
     return _cholesky(matrix), op.Constant(value_int=0)
 
@@ -78,6 +96,8 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.linalg_cholesky_ex.default: _cholesky_ex,
     torch.ops.aten.cholesky_solve.default: _cholesky_solve,
     torch.ops.aten.linalg_solve_triangular.default: _solve_triangular,
+    torch.ops.aten.lgamma.default: _lgamma,
+    torch.ops.prims.lgamma.default: _lgamma,
     torch.ops.aten.sort.stable: _sort,
 }
-"""For ``torch.onnx.export``; lower factors from the left and the last axis alone, which is all that is used."""
+"""For ``torch.onnx.export``; lower factors from the left, the last axis and positive numbers alone, which is all that is used."""
