@@ -164,7 +164,8 @@ def follow(block: Block, terminal: Terminal, patience: float = 1200.0) -> Step:
     if is_file(block):
         _save(block.text, str(block.title), terminal.place())
     said = "" if is_file(block) else terminal.type(block.text, patience)
-    return Step(block, time.monotonic() - began, _cpu(terminal) - used, said)
+    spent = max(0.0, _cpu(terminal) - used)  # a process that is killed takes along the time of its children that ended before it
+    return Step(block, time.monotonic() - began, spent, said)
 
 
 def _save(text: str, title: str, folder: Path) -> None:
