@@ -131,7 +131,8 @@ class Terminal:
         last = time.monotonic() + patience
         while f"{end}\n" not in self.output[before:]:
             if self._shell.poll() is not None or time.monotonic() > last:
-                raise RuntimeError(f"this failed or took more than {patience:g} s:\n{text}\nand said:\n{self.output[before:][-4000:]}")
+                what = f"took more than {patience:g} s" if self._shell.poll() is None else f"ended the terminal with code {self._shell.poll()}"
+                raise RuntimeError(f"this {what}:\n{text}\nand said:\n{self.output[before:][-4000:]}")
             time.sleep(0.05)
         return self.output[before:].replace(f"{end}\n", "")
 
