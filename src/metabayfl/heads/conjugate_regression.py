@@ -116,15 +116,14 @@ def posterior(prior: Tree, statistics: Tree) -> Tree:
 
 def predictive(posterior: Tree, features: Tensor) -> RegressionPrediction:
     """The marginal Student-t of every target at ``features`` ``(N, M)``, float64."""
-    design = _design(features, features.new_ones(features.shape[:1]))
+    design = _design(features, torch.ones_like(features[:, 0]))
     return _student(design @ posterior["mean"], leverage(posterior, design), posterior["scatter"].diagonal(), posterior["dof"])
 
 
 def leverage(posterior: Tree, design: Tensor) -> Tensor:
     """``phi' Lambda^-1 phi`` of each row of ``(N, P)``, shape ``(N, 1)``."""
-    half = torch.linalg.solve_triangular(posterior["cholesky"], design.T, upper=False)
-    squares: Tensor = (half**2).sum(0)
-    return squares.unsqueeze(-1)
+    squares: Tensor = (design @ _root(posterior["cholesky"]).mT) ** 2
+    return squares.sum(-1, keepdim=True)
 
 
 def leave_one_out(prior: Tree, statistics: Tree, memory: Tree) -> RegressionPrediction:
@@ -160,7 +159,7 @@ def prepare(prior: Tree, statistics: Tree, evidence: Tree, key: Key) -> Tree:
 
 def answer(prepared: Tree, features: Tensor) -> RegressionPrediction:
     """The evidence mixture as one Student-t per target, in the type of ``features``."""
-    design = _design(features, features.new_ones(features.shape[:1]))
+    design = _design(features, torch.ones_like(features[:, 0]))
     points = prepared["points"]
     uncertainty = ((design @ points["root"].mT) ** 2).sum(-1, keepdim=True)  # phi' Lambda^-1 phi, (G, N, 1)
     scatter = points["scatter"].diagonal(dim1=-2, dim2=-1).unsqueeze(-2)
@@ -178,16 +177,19 @@ def _tails(prior: Tree, statistics: Tree, memory: Tree, evidence: Tree) -> Tree:
 
 
 def _rooted(posterior: Tree) -> Tree:
-    """With ``L^-1`` in place of the Cholesky factor ``L``: a product answers faster than a solve."""
-    cholesky = posterior["cholesky"]
+    """With the root in place of the Cholesky factor: a product answers faster than a solve."""
+    return {"mean": posterior["mean"], "root": _root(posterior["cholesky"]), "scatter": posterior["scatter"], "dof": posterior["dof"]}
+
+
+def _root(cholesky: Tensor) -> Tensor:
+    """``L^-1``, from which ``phi' Lambda^-1 phi`` is the square of a product; solves for each row cannot be traced for any number of rows."""
     identity = torch.eye(cholesky.shape[-1], dtype=cholesky.dtype, device=cholesky.device)
-    root = torch.linalg.solve_triangular(cholesky, identity, upper=False)
-    return {"mean": posterior["mean"], "root": root, "scatter": posterior["scatter"], "dof": posterior["dof"]}
+    return torch.linalg.solve_triangular(cholesky, identity, upper=False)
 
 
 def _design(features: Tensor, mask: Tensor) -> Tensor:
     """Features and the constant, float64, times ``mask``: zero in padded rows."""
-    return torch.cat([features, features.new_ones((features.shape[0], 1))], -1).double() * mask.double().unsqueeze(-1)
+    return torch.nn.functional.pad(features, (0, 1), value=1.0).double() * mask.double().unsqueeze(-1)
 
 
 def _student(mean: Tensor, leverage: Tensor, scatter: Tensor, dof: Tensor) -> RegressionPrediction:
