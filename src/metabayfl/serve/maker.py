@@ -1,7 +1,8 @@
 """Where posteriors are made: in a thread of the server, or in a process beside it.
 
 Python runs one thread at a time. A posterior that is made in a thread keeps predictions waiting, and is kept waiting by them; on a second core
-neither happens. The process beside the server holds nothing but the strategy: it may be killed at any time, and what it was making is asked for again.
+neither happens. The process beside the server holds nothing but the strategy: it may be killed at any time, and what it was making is asked for
+again.
 """
 
 from __future__ import annotations
