@@ -182,7 +182,7 @@ class PersonalModel:
             ConfigError: if the coverage or the share is none.
         """
         encoded = torch.from_numpy(self.schema.encode(x))
-        with torch.no_grad():
+        with torch.inference_mode():  # cheaper than no_grad, which counts where a single row is asked for
             prediction = self.prepared.answer(self.prepared.constants, encoded)
         if refer_share is not None:
             threshold = threshold_for_share(score(prediction), refer_share)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -77,7 +77,7 @@ def _judged(prediction: Prediction, decision: Decision) -> tuple[bool, Array, Ar
     """Whether the limits carry a guarantee, which inputs are novel ``(n,)``, and which a person should see ``(n,)``."""
     novel = strangeness(prediction) > decision.novelty
     seen_by_a_person = refer(score(prediction), decision.threshold) | novel
-    return bool(torch.isfinite(decision.limits).all()), novel.numpy(), seen_by_a_person.numpy()
+    return all(map(math.isfinite, decision.limits.tolist())), novel.numpy(), seen_by_a_person.numpy()
 
 
 def _of_classes(schema: Schema, prediction: ClassPrediction, decision: Decision) -> PersonalPrediction:

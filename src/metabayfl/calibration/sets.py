@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,13 +22,13 @@ def class_sets(prediction: ClassPrediction, limits: Tensor, coverage: float) -> 
         limits: ``(K,)``, from :func:`metabayfl.calibration.set_limits`.
         coverage: what the limits are for.
     """
-    kept, guaranteed = prediction.probs >= limits, torch.isfinite(limits)
-    if guaranteed.all():
+    kept = prediction.probs >= limits
+    if all(map(math.isfinite, limits.tolist())):
         return kept
     probs, order = torch.sort(prediction.probs, -1, descending=True)
     before = torch.cumsum(probs, -1) - probs
     own = torch.zeros_like(prediction.probs, dtype=torch.bool).scatter(-1, order, before < coverage)
-    return torch.where(guaranteed, kept, own)
+    return torch.where(torch.isfinite(limits), kept, own)
 
 
 def interval_half_width(prediction: RegressionPrediction, limits: Tensor, coverage: float) -> Tensor:
