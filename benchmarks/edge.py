@@ -90,7 +90,8 @@ def lines(source: PersonalStrategy, own: Client, folder: Path) -> Iterator[str]:
 
 def line(name: str, precision: str, path: Path, deviation: float, changed: float) -> str:
     found = cost(path)
-    figures = f"{found.size / 1000:.1f} | {found.cpu_ms:.2f} | {found.median_ms:.2f} | {found.p99_ms:.2f} | {found.own_mb:.0f} | {deviation:.1e} | {100 * changed:.1f}"
+    times = f"{found.cpu_ms:.2f} | {found.median_ms:.2f} | {found.p99_ms:.2f}"
+    figures = f"{found.size / 1000:.1f} | {times} | {found.own_mb:.0f} | {deviation:.1e} | {100 * changed:.1f}"
     return f"| {name} | {precision} | {found.rows} | {figures} |"
 
 
