@@ -91,8 +91,7 @@ def lines(source: PersonalStrategy, own: Client, folder: Path) -> Iterator[str]:
 def line(name: str, precision: str, path: Path, deviation: float, changed: float) -> str:
     found = cost(path)
     times = f"{found.cpu_ms:.2f} | {found.median_ms:.2f} | {found.p99_ms:.2f}"
-    figures = f"{found.size / 1000:.1f} | {times} | {found.own_mb:.0f} | {deviation:.1e} | {100 * changed:.1f}"
-    return f"| {name} | {precision} | {found.rows} | {figures} |"
+    return f"| {name} | {precision} | {found.rows} | {found.size / 1000:.1f} | {times} | {found.own_mb:.0f} | {deviation:.1e} | {100 * changed:.1f} |"
 
 
 def main() -> None:

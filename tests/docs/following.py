@@ -6,6 +6,7 @@ a person's terminal, until the page stops it. Any other block (output, a piece o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -96,7 +97,8 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         """Nothing that was started here goes on."""
         for process in self.running():
-            os.kill(process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # ended meanwhile
+                os.kill(process, signal.SIGKILL)
         self._shell.wait(timeout=60)
         if self._shell.stdin is not None:
             self._shell.stdin.close()
@@ -129,7 +131,8 @@ class Terminal:
         last = time.monotonic() + patience
         while f"{end}\n" not in self.output[before:]:
             if self._shell.poll() is not None or time.monotonic() > last:
-                raise RuntimeError(f"this failed or took more than {patience:g} s:\n{text}\nand said:\n{self.output[before:][-4000:]}")
+                what = f"took more than {patience:g} s" if self._shell.poll() is None else f"ended the terminal with code {self._shell.poll()}"
+                raise RuntimeError(f"this {what}:\n{text}\nand said:\n{self.output[before:][-4000:]}")
             time.sleep(0.05)
         return self.output[before:].replace(f"{end}\n", "")
 
@@ -161,16 +164,17 @@ def _replaced(text: str, replace: dict[str, str]) -> str:
 def follow(block: Block, terminal: Terminal, patience: float = 1200.0) -> Step:
     """Save one block or type it, and wait for its end; ``patience`` is in seconds."""
     began, used = time.monotonic(), _cpu(terminal)
-    if is_file(block):
-        _save(block.text, str(block.title), terminal.place())
-    said = "" if is_file(block) else terminal.type(block.text, patience)
-    return Step(block, time.monotonic() - began, _cpu(terminal) - used, said)
+    said = _save(block, terminal.place()) if is_file(block) else terminal.type(block.text, patience)
+    spent = max(0.0, _cpu(terminal) - used)  # a process that is killed takes along the time of its children that ended before it
+    return Step(block, time.monotonic() - began, spent, said)
 
 
-def _save(text: str, title: str, folder: Path) -> None:
-    """Write a file, or add to one."""
+def _save(block: Block, folder: Path) -> str:
+    """Write a file, or add to one; a person would see nothing."""
+    title = block.title or ""
     with (folder / title.removeprefix(END)).open("a" if title.startswith(END) else "w", encoding="utf-8") as file:
-        file.write(text)
+        file.write(block.text)
+    return ""
 
 
 def _cpu(terminal: Terminal) -> float:

@@ -34,7 +34,7 @@ def test_what_is_typed_lasts_until_the_next_block(terminal: Terminal, tmp_path: 
 
 
 def test_a_command_that_fails_ends_it(terminal: Terminal) -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)failed.*ls /nowhere.*No such file"):
+    with pytest.raises(RuntimeError, match=r"(?s)ended the terminal with code [12].*ls /nowhere.*No such file"):
         follow(shell("ls /nowhere\necho not reached"), terminal)
 
 

@@ -93,7 +93,7 @@ def test_every_script_has_a_card_a_page_and_a_picture() -> None:
 @pytest.mark.parametrize("name", NEEDS)
 def test_a_page_names_only_numbers_that_its_script_printed(name: str) -> None:
     assert printed(name).strip()
-    prose = page(name).replace(printed(name), "")
+    prose = re.sub(r"`[^`\n]*`", "", page(name).replace(printed(name), ""))  # code is no measurement
     for words in NAMES_WITH_NUMBERS:
         prose = prose.replace(words, "")
     assert [number for number in NUMBER.findall(prose) if number not in NUMBER.findall(printed(name))] == []

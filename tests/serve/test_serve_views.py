@@ -184,10 +184,10 @@ def test_the_documents_examples_are_accepted(name: str, request: pytest.FixtureR
 def test_a_client_that_has_changed_is_told_so_until_it_begins_anew(served: Served) -> None:
     first = {"rows": [{"age": 20 + at, "sex": "f"} for at in range(40)], "labels": ["ill", "well"] * 20}
     served.post("/v1/clients/h0/personalize", first)
-    held = served.service.ready.get("h0")
-    assert held is not None
-    ringing = dataclasses.replace(held.model, change=held.model.change._replace(evidence=math.log1p(held.model.change.run_length)))
-    served.service.ready.put("h0", held._replace(model=ringing))
+    held = served.runner.run(served.service.model("h0"))
+    ringing = dataclasses.replace(held.model, change=held.model.change._replace(evidence=math.log1p(held.model.change.run_length))).to_bytes()
+    text = "UPDATE clients SET posterior = ? WHERE client = 'h0'"
+    served.runner.run(served.service.writer.write(lambda store: store.execute(text, (ringing,))))
     state = served.post("/v1/clients/h0/update", posted(1, seed=2)).json()
     (alarm,) = [item for item in served.get("/v1/clients/h0/alarms").json()["alarms"] if item["kind"] == "drift"]
     assert alarm["at"] == state["drift"] == state["updated"]

@@ -58,10 +58,8 @@ def bench(
 
     found = cost(onnx, threads)
     call = "one row" if found.rows == 1 else f"{found.rows} samples"
-    _say(
-        f"{onnx}: {found.size / 1000:.1f} KB · {call}: median {found.median_ms:.3f} ms, p99 {found.p99_ms:.3f} ms, processor {found.cpu_ms:.3f} ms on {threads} core(s) · "
-        f"peak memory {found.peak_mb:.0f} MB, {found.own_mb:.0f} MB of it for the model"
-    )
+    times = f"median {found.median_ms:.3f} ms, p99 {found.p99_ms:.3f} ms, processor {found.cpu_ms:.3f} ms on {threads} core(s)"
+    _say(f"{onnx}: {found.size / 1000:.1f} KB · {call}: {times} · peak memory {found.peak_mb:.0f} MB, {found.own_mb:.0f} MB of it for the model")
 
 
 def require_extra() -> None:

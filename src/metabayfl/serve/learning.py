@@ -12,10 +12,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from metabayfl.personal import PersonalModel
-from metabayfl.presentation import PersonalPrediction
-from metabayfl.serve import answers, applied, cases, clients, feedback, meters, requests
-from metabayfl.serve.answers import Assessed
+from metabayfl.serve import answers, applied, cases, clients, feedback, making, meters, requests
 from metabayfl.serve.clients import Client, StaleError
+from metabayfl.serve.making import Made
 from metabayfl.serve.problems import RequestError
 from metabayfl.serve.ready import Held
 from metabayfl.serve.requests import Samples
@@ -37,12 +36,10 @@ class Asked(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A new posterior and what it was compared with."""
+    """A new posterior, ready to answer, and how it was made."""
 
     model: PersonalModel
-    data: bytes
-    before: tuple[PersonalPrediction, Assessed] | None  # of the new samples, by the old posterior
-    after: PersonalPrediction | None  # of the new samples, by the new one, where somebody looks
+    made: Made
 
 
 Extra = Callable[[sqlite3.Connection, float], None]
@@ -59,7 +56,7 @@ async def personalize(service: Service, client: str, body: bytes, key: str) -> d
     async def made(old: Client | None) -> Change:
         if old is not None and not replace:
             raise RequestError(409, f'{client} has a posterior already: post to /update, or send "replace": true to begin anew', "exists")
-        return await service.work(_personalized, service, given, shares)
+        return await _ready(service, client, await service.maker.make(making.personalized, given, shares))
 
     return await _change(service, Asked(client, "personalize", key, applied.request_hash("personalize", body)), made, given, None)
 
@@ -116,22 +113,17 @@ def _updating(service: Service, client: str, given: Samples, *, look: bool) -> C
             raise RequestError(
                 409, f"{client} would have {have + len(given.rows)} samples, this server keeps at most {most}: personalize anew", "full"
             )
-        return await service.work(_updated, held.model, given, look)
+        version, data = clients.posterior(service.reader, client)
+        if version != held.version:
+            raise StaleError(client)
+        return await _ready(service, client, await service.maker.make(making.updated, data, given, look))
 
     return made
 
 
-def _personalized(service: Service, given: Samples, shares: dict[str, Any]) -> Change:
-    model = service.source.personalize(given.x, given.y, **shares)
-    _ = model.prepared
-    return Change(model, model.to_bytes(), None, None)
-
-
-def _updated(old: PersonalModel, given: Samples, look: bool) -> Change:
-    before = answers.assess(old, given.x, given.y)
-    model = old.update(given.x, given.y)
-    _ = model.prepared
-    return Change(model, model.to_bytes(), before, model.predict(given.x) if look else None)
+async def _ready(service: Service, client: str, made: Made) -> Change:
+    held = await service.work(service.read, client, 0, made.data)
+    return Change(held.model, made)
 
 
 async def _change(service: Service, asked: Asked, made: Callable[[Client | None], Any], given: Samples, extra: Extra | None) -> dict[str, Any]:
@@ -155,14 +147,15 @@ async def _change(service: Service, asked: Asked, made: Callable[[Client | None]
 async def _written(service: Service, asked: Asked, old: Client | None, change: Change, given: Samples, extra: Extra | None) -> dict[str, Any]:
     at = now()
     new = Client(
-        asked.client, clients.digest(change.data), 1 if old is None else old.version + 1, len(change.model.support.mask),
+        asked.client, clients.digest(change.made.data), 1 if old is None else old.version + 1, len(change.model.support.mask),
         answers.finite(change.model.threshold), at if old is None else old.made, at, _drift(old, change, at), change.model.novelty_rate,
     )  # fmt: skip
-    answer = {**state(new), "applied": True, **_moved(change)}
-    judged = change.before and answers.feedback(asked.client, new.version - 1, at, given.y, service.source.schema, change.before)
+    answer = {**state(new), "applied": True, **_moved(change.made)}
+    before = change.made.before
+    judged = before and answers.feedback(asked.client, new.version - 1, at, given.y, service.source.schema, before)
 
     def apply(connection: sqlite3.Connection) -> None:
-        clients.put(connection, new, change.data)
+        clients.put(connection, new, change.made.data)
         if judged:
             feedback.add(connection, judged, service.limits.records)
         if extra:
@@ -172,7 +165,7 @@ async def _written(service: Service, asked: Asked, old: Client | None, change: C
 
     await service.writer.write(apply)
     service.ready.put(asked.client, Held(new.version, change.model))
-    _metered(service, asked.kind, len(given.rows), change)
+    _metered(service, asked.kind, len(given.rows), change.made)
     return answer
 
 
@@ -183,14 +176,14 @@ def _drift(old: Client | None, change: Change, at: float) -> float | None:
     return at if old is None or old.drift is None else old.drift
 
 
-def _moved(change: Change) -> dict[str, Any]:
-    if change.after is None or change.before is None:
+def _moved(made: Made) -> dict[str, Any]:
+    if made.after is None or made.before is None:
         return {}
-    return {"before": answers.items(change.before[0])[0], "after": answers.items(change.after)[0]}
+    return {"before": answers.items(made.before[0])[0], "after": answers.items(made.after)[0]}
 
 
-def _metered(service: Service, kind: str, count: int, change: Change) -> None:
+def _metered(service: Service, kind: str, count: int, made: Made) -> None:
     meters.learned(service.meters, kind, count)
-    if change.before:
+    if made.before:
         nominal = None if service.source.schema.kind == "classification" else 0.9
-        service.gap = meters.drifted(service.meters, service.gap, change.before[1], nominal)
+        service.gap = meters.drifted(service.meters, service.gap, made.before[1], nominal)

@@ -17,6 +17,7 @@ from metabayfl import personal
 from metabayfl.errors import ConfigError
 from metabayfl.serve.app import build
 from metabayfl.serve.database import owned
+from metabayfl.serve.maker import Beside
 from metabayfl.serve.options import Address, Limits
 from metabayfl.serve.service import Service
 
@@ -40,7 +41,7 @@ def run(strategy: Path, store: Path, address: Address, limits: Limits, say: Call
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     source = personal.load(strategy)
     with owned(store), _listening(address) as listener:
-        app = build(Service(source, store, limits))
+        app = build(Service(source, store, limits, Beside(source)))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
         options: dict[str, Any] = {"ssl_certfile": str(address.certificate), "ssl_keyfile": str(address.key)} if address.certificate else {}

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 from metabayfl.personal import PersonalStrategy, personal_from_bytes
 from metabayfl.serve import clients, history
 from metabayfl.serve.database import claim, connect
+from metabayfl.serve.maker import Inside, Maker
 from metabayfl.serve.meters import Meters, build
 from metabayfl.serve.options import Limits
 from metabayfl.serve.ready import Held, Ready
@@ -35,8 +36,9 @@ _FLUSH_SECONDS = 1.0
 class Service:
     """One strategy over one store; :meth:`close` ends it."""
 
-    def __init__(self, source: PersonalStrategy, folder: Path, limits: Limits) -> None:
+    def __init__(self, source: PersonalStrategy, folder: Path, limits: Limits, maker: Maker | None = None) -> None:
         self.source, self.folder, self.limits = source, folder, limits
+        self.maker: Maker = maker or Inside(source)
         self.strategy = source.strategy.digest()
         self.meters: Meters = build()
         self.gap = 0.0  # running confidence less accuracy
@@ -70,10 +72,11 @@ class Service:
         held = self.ready.get(client)
         if held is None:
             version, data = clients.posterior(self.reader, client)
-            held = self.ready.put(client, await self.work(self._read, client, version, data))
+            held = self.ready.put(client, await self.work(self.read, client, version, data))
         return held
 
-    def _read(self, client: str, version: int, data: bytes) -> Held:
+    def read(self, client: str, version: int, data: bytes) -> Held:
+        """A posterior's bytes as a model that is ready to answer."""
         model = personal_from_bytes(data, self.source, where=f"the posterior of {client}")
         _ = model.prepared  # here, and not in the thread that answers
         return Held(version, model)
@@ -99,6 +102,7 @@ class Service:
 
     def close(self) -> None:
         """Finish what is under way and close the store."""
+        self.maker.close()
         self._pool.shutdown(wait=True)
         self._views.shutdown(wait=True)
         self.writer.close()
