@@ -57,6 +57,6 @@ def threshold_for_share(scores: Tensor, share: float, weight: Tensor | None = No
     if scores.ndim != 1 or len(scores) == 0 or weight.shape != scores.shape or bool(torch.isnan(scores).any()):
         raise DataError(f"scores {tuple(scores.shape)} with weights {tuple(weight.shape)}: expected one number and weight for each of some cases.")
     ordered, order = torch.sort(scores)
-    above = weight.double().sum() - torch.cumsum(weight[order].double(), 0)
-    budget = share * weight.double().sum() * (1 + 1e-9)
-    return -math.inf if budget >= weight.double().sum() else float(ordered[above <= budget][0])
+    summed = torch.cumsum(weight[order].double(), 0)
+    budget = share * summed[-1] * (1 + 1e-9)  # of the same sum, so that nothing lies above the last score, whatever is rounded
+    return -math.inf if budget >= summed[-1] else float(ordered[summed[-1] - summed <= budget][0])

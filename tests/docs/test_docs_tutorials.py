@@ -1,4 +1,7 @@
-"""Every tutorial is followed to the letter in the environment that is there, by the code that ``benchmarks/tutorials.py`` times and pictures with."""
+"""Every tutorial is followed to the letter in the environment that is there, by the code that ``benchmarks/tutorials.py`` times and pictures with.
+
+The application developer's is followed by ``make test``; the two others take minutes: ``pytest -m long tests/docs``.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ def test_every_tutorial_is_followed() -> None:
     assert {Path(page).stem for page in TUTORIALS} == {"application", "federation", "research"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_researchers_tutorial(tmp_path: Path) -> None:
     first, second = followed("docs/tutorials/research.md", tmp_path, {})
     assert "half_way" not in first.output
@@ -28,7 +31,7 @@ def test_the_researchers_tutorial(tmp_path: Path) -> None:
     assert "half_way" in (tmp_path / "runs" / "writers" / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.deployment
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_the_federation_engineers_tutorial(tmp_path: Path) -> None:
