@@ -32,7 +32,7 @@ def engine(folder: Path, rows: pd.DataFrame, algorithm: str, **changes: str) -> 
     run = study.prepare(read, algorithm, 0, federation, folder / "engine")
     for state, _ in engine_job.run(run.directory, run.algorithm, federation, run.options, 0, "engine"):
         last = state
-    strategy = strategy_from_bytes(study.strategy(run, last).to_bytes())
+    strategy = strategy_from_bytes(study.strategy(run, last, {}).to_bytes())
     return last, strategy, federation, engine_job.read_metrics(run.directory / engine_job.METRICS)
 
 
