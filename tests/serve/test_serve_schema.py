@@ -61,5 +61,5 @@ def test_no_request_ends_in_a_5xx_and_answers_are_as_documented(learned: Served,
             case.validate_response(answer, checks=CHECKS)
 
         answered()
-    assert len(operations) == 16
+    assert len(operations) == 17
     assert 200 in seen or mode is schemathesis.GenerationMode.NEGATIVE

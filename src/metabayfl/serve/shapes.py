@@ -63,6 +63,7 @@ class ClientState(Shape):
     made: str
     updated: str
     drift: str | None
+    novelty_rate: float
 
 
 class Changed(ClientState):

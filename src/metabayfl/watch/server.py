@@ -9,7 +9,7 @@ import threading
 import time
 import webbrowser
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,10 +112,9 @@ def watch(directory: Path, options: Options, say: Callable[[str], None]) -> None
     with _listening(options) as (door, address):
         server = _server(directory, Audience())
         _announce(address, options, say)
-        try:
+        with suppress(KeyboardInterrupt):  # uvicorn sends the signal again when it has ended
             server.run(sockets=[door])
-        except KeyboardInterrupt:
-            say("the view is closed; the study goes on")
+        say("the view is closed; the study goes on")
 
 
 @contextmanager
