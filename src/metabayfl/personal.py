@@ -22,8 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metabayfl import change_point, continual, new_class, random, storage, tree_file
-from metabayfl.algorithms import ALGORITHMS
+from metabayfl import change_point, continual, new_class, random, specification, storage
 from metabayfl.algorithms.preparation import prepare
 from metabayfl.artifact import Strategy, load_strategy, posterior_from_bytes, posterior_to_bytes
 from metabayfl.calibration import (
@@ -36,13 +35,11 @@ from metabayfl.calibration import (
     referral_for_share,
     score,
     set_limits,
-    template,
 )
 from metabayfl.change_point import NO_CHANGE, Change
 from metabayfl.continual import Forgetting
 from metabayfl.data.schema import Schema
-from metabayfl.errors import ArtifactError, ConfigError, DataError, ModelError, SchemaError
-from metabayfl.models import build_model
+from metabayfl.errors import ArtifactError, ConfigError, DataError, SchemaError
 from metabayfl.presentation import Decision, PersonalPrediction, present
 from metabayfl.types import Algorithm, Batch, Model, Prepared, Tree
 from metabayfl.uncertainty import threshold_for_share
@@ -310,26 +307,12 @@ def personal_from_bytes(
 
 
 def rebuild(strategy: Strategy, model: Model | None = None, where: str = "the strategy") -> PersonalStrategy:
-    """The algorithm and the schema that a strategy's specification describes, around its numbers.
+    """A strategy with the algorithm and the schema that its specification describes.
 
     Raises:
         ArtifactError: if the specification names what this library lacks, or the numbers do not fit it.
     """
-    try:
-        schema = Schema.from_json(strategy.schema)
-        network = model or _network(strategy.spec["model"], schema)
-        algorithm = ALGORITHMS[strategy.spec["algorithm"]](network, **strategy.spec["arguments"])
-    except (AttributeError, KeyError, TypeError, SchemaError, ConfigError, ModelError) as error:
-        raise ArtifactError(f"{where} has a specification that this library cannot rebuild ({error}): was it written by another version?") from error
-    tree_file.fit(strategy.meta, algorithm.init(random.key(0)), where)
-    if strategy.calibration:
-        tree_file.fit(strategy.calibration, template(schema.outputs if schema.kind == "classification" else 0, schema.outputs), where)
-    return PersonalStrategy(strategy, algorithm, schema)
-
-
-def _network(table: dict[str, Any], schema: Schema) -> Model:
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items() if key != "name"}
-    return build_model(table["name"], schema.input_shape, schema.outputs, schema.kind, **options)
+    return PersonalStrategy(strategy, *specification.rebuilt(strategy, model, where))
 
 
 def encode(schema: Schema, x: Any, y: Any) -> Batch:
