@@ -21,6 +21,15 @@ def test_a_site_that_was_killed_waits_until_the_server_has_missed_it(tmp_path: P
     assert answers == []
 
 
+def test_a_server_that_is_not_ready_refuses_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [None, None, None, True]
+    monkeypatch.setattr(admission, "PAUSE", 0.0)
+    monkeypatch.setattr(admission, "WAIT", 0.0)
+    monkeypatch.setattr(admission, "knock", lambda folder, connection: answers.pop(0))
+    admission.await_admission(tmp_path, SITE, "SHA256:x")
+    assert answers == []
+
+
 def test_a_key_that_stays_refused_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "PAUSE", 0.0)
     monkeypatch.setattr(admission, "WAIT", 0.0)

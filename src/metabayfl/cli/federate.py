@@ -64,9 +64,8 @@ def site(
     insecure: Insecure = False,
 ) -> None:
     """Take part with this site's data until it is stopped (Flower's SuperNode)."""
-    command, notes = starting.node(folder, data, client_column, secure_only=secure_only, insecure=insecure)
-    for note in notes:
-        _say(note)
+    command = starting.node(folder, data, client_column, secure_only=secure_only, insecure=insecure)
+    starting.await_server(folder, _say, insecure=insecure)
     starting.become(command)
 
 

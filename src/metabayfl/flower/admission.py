@@ -16,18 +16,20 @@ from metabayfl.flower.connection import AUTHORITY, KEY, Connection
 WAIT = 90.0
 """Seconds after which a key that is still refused is not the key of a site that was killed."""
 
-PAUSE = 3.0
+PAUSE = 1.0
 
 
 def await_admission(folder: Path, connection: Connection, fingerprint: str) -> None:
-    """Knock until the server lets this site's key in, or is away: then the SuperNode waits for it by itself.
+    """Knock until the server lets this site's key in, however long it is away or not ready.
 
     Raises:
         ConfigError: if it refuses the key for longer than a killed site's.
     """
     end = time.monotonic() + WAIT
-    while not knock(folder, connection):
-        if time.monotonic() > end:
+    while not (found := knock(folder, connection)):
+        if found is None:
+            end = time.monotonic() + WAIT
+        elif time.monotonic() > end:
             raise ConfigError(
                 f"the server at {connection.address} refuses the key {fingerprint} of site {connection.site!r}: either it has registered another, "
                 f"which its operator sees with  ssh-keygen -l -f DIR/keys/{connection.site}.pub , or another machine takes part with this key"
@@ -35,8 +37,8 @@ def await_admission(folder: Path, connection: Connection, fingerprint: str) -> N
         time.sleep(PAUSE)
 
 
-def knock(folder: Path, connection: Connection) -> bool:
-    """Sign in and out again; False if the server refuses the key."""
+def knock(folder: Path, connection: Connection) -> bool | None:
+    """Sign in and out again; False if the server refuses the key, None if it is away or not ready."""
     import httpx
     from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
     from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
@@ -53,7 +55,7 @@ def knock(folder: Path, connection: Connection) -> bool:
             found = client.ActivateNode(ActivateNodeRequest(public_key=public_key_to_bytes(public), heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL))
             client.DeactivateNode(DeactivateNodeRequest(node_id=found.node_id))
         except httpx.HTTPStatusError as error:
-            return error.response.status_code >= 500  # it is there, and not ready yet
+            return None if error.response.status_code >= 500 else False
         except httpx.TransportError:
-            return True
+            return None
     return True

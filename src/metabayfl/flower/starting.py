@@ -9,6 +9,8 @@ import shutil
 import socket
 import ssl
 import stat
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,8 +23,8 @@ from metabayfl.flower.commands import EVERYWHERE, Command
 from metabayfl.flower.connection import AUTHORITY, HOME, KEPT, KEY, LOCAL, SERVER, Connection
 from metabayfl.flower.site_data import Site
 
-HELLO = 10.0
-"""Seconds that a server has to show its certificate."""
+HELLO, LOOK = 10.0, 1.0
+"""Seconds that a server has to show its certificate; between two looks whether it is there."""
 
 
 def link(folder: Path, listen: str, *, insecure: bool) -> Command:
@@ -54,12 +56,11 @@ def _need_free(listen: str, port: int) -> None:
         raise FederationError(f"cannot listen at {listen}, port {port}: {error.strerror or error}; is a server running there already?") from error
 
 
-def node(folder: Path, data: Path, client_column: str, *, secure_only: bool, insecure: bool) -> tuple[Command, list[str]]:
-    """What starts a site, and what its operator should know.
+def node(folder: Path, data: Path, client_column: str, *, secure_only: bool, insecure: bool) -> Command:
+    """What starts a site.
 
     Raises:
-        ConfigError: for a folder that lacks something, a key that others can read, a server that is not this federation's, or one that refuses
-            the key.
+        ConfigError: for a folder that lacks something, or a key that others can read.
         DataError: if there is no such file.
     """
     connections.need_flower()
@@ -71,14 +72,24 @@ def node(folder: Path, data: Path, client_column: str, *, secure_only: bool, ins
     if not insecure:
         connections.need_files(folder, AUTHORITY, KEY)
         _need_private(folder / KEY)
-    notes = []
-    if not answers(folder, connection):
-        notes.append(f"no server answers at {connection.address} yet: this site goes on trying")
-    elif not insecure:
-        await_admission(folder, connection, fingerprint(folder / KEY))
     shutil.rmtree(folder / HOME / "apps", ignore_errors=True)  # a kill may have left half an app there, which Flower would take for a whole one
     site = Site(connection.site, data.resolve(), (folder / KEPT).resolve(), client_column, secure_only)
-    return commands.node(folder, connection, site, free_port(), os.environ), notes
+    return commands.node(folder, connection, site, free_port(), os.environ)
+
+
+def await_server(folder: Path, say: Callable[[str], None], *, insecure: bool) -> None:
+    """Wait until the server is there and lets this site in: a SuperNode that waits by itself looks more and more seldom.
+
+    Raises:
+        ConfigError: for a server that is not this federation's, or one that refuses the key.
+    """
+    connection = connections.read(folder, insecure=insecure)
+    if not answers(folder, connection):
+        say(f"no server answers at {connection.address} yet: this site goes on trying")
+        while not answers(folder, connection):
+            time.sleep(LOOK)
+    if not insecure:
+        await_admission(folder, connection, fingerprint(folder / KEY))
 
 
 def fingerprint(key: Path) -> str:
