@@ -161,7 +161,7 @@ def sampled(after: Tree, phi: Tensor, count: int) -> Tensor:
     noise = normal("noise", count, *after["mean"].shape)
     keys = random.keys(random.key(3), count)
     centre = 0.5 * after["mean"][0]  # any will do
-    drawn = torch.func.vmap(lambda noise, key: sample(after, centre, noise, key))(noise, keys)
+    drawn = sample(after, centre, noise, torch.func.vmap(lambda key: log_dirichlet(key, after["a"]))(keys))
     return torch.softmax(scores(drawn, phi - centre), -1)
 
 
@@ -221,7 +221,8 @@ def test_draws_are_antithetic_and_depend_on_the_key_alone() -> None:
     pair = draw(sharp, no_data(sharp), at_mean, query[0], random.key(1), 2)
     noise = random.normal(random.fold(random.key(1), "means"), (1, CLASSES, WIDTH), torch.float64)[0]
     keys = random.keys(random.fold(random.key(1), "shares"), 2)
-    expected = [sample(posterior(sharp, no_data(sharp)), query[0], sign * noise, key) for sign, key in zip((1, -1), keys, strict=True)]
+    after = posterior(sharp, no_data(sharp))
+    expected = [sample(after, query[0], sign * noise, log_dirichlet(key, after["a"])) for sign, key in zip((1, -1), keys, strict=True)]
     for name, leaf in pair.items():
         torch.testing.assert_close(leaf, torch.stack([one[name] for one in expected]))
 
@@ -238,7 +239,7 @@ def test_a_draw_s_form_is_the_softmax_of_shares_and_distances() -> None:
     means = after["mean"] + noise / torch.sqrt(after["t"] * after["kappa"])
     shares = log_dirichlet(random.key(4), after["a"])
     expected = after["eta"] * shares - 0.5 * after["t"] * ((query.unsqueeze(1) - means) ** 2).sum(-1)
-    found = scores(sample(after, centre, noise, random.key(4)), query - centre)
+    found = scores(sample(after, centre, noise, shares), query - centre)
     torch.testing.assert_close(torch.softmax(found, -1), torch.softmax(expected, -1), rtol=0, atol=1e-12)
 
 

@@ -57,13 +57,13 @@ def init(classes: int, width: int) -> Tree:
 
 
 def scaled(prior: Tree, u: Tensor, v: Tensor) -> Tree:
-    """The prior with ``kappa u`` and ``a v``."""
-    return {**prior, "k": prior["k"] + torch.log(u), "log_a": prior["log_a"] + torch.log(v)}
+    """The prior with ``kappa u`` and ``a v``; for factors ``(G,)`` one prior each, along a leading axis of whatever is made from it."""
+    return {**prior, "k": prior["k"] + torch.log(u), "log_a": prior["log_a"] + torch.log(v).unsqueeze(-1)}
 
 
 def kappa(prior: Tree) -> Tensor:
-    """How many samples the prior mean is worth, per class and feature, ``(K, M)``."""
-    return torch.exp(prior["k"] + prior["k_M"] + prior["k_C"].unsqueeze(-1))
+    """How many samples the prior mean is worth, per class and feature, ``(..., K, M)``."""
+    return torch.exp(prior["k"].unsqueeze(-1).unsqueeze(-1) + prior["k_M"] + prior["k_C"].unsqueeze(-1))
 
 
 def statistics(memory: Tree, classes: int) -> Tree:
@@ -78,7 +78,7 @@ def no_data(prior: Tree) -> Tree:
 
 
 def posterior(prior: Tree, statistics: Tree) -> Tree:
-    """``{"mean": M (K, M), "kappa": kappa' (K, M), "a": a' (K,), "eta": (), "t": ()}``."""
+    """``{"mean": M (..., K, M), "kappa": kappa' (..., K, M), "a": a' (..., K), "eta": (), "t": ()}``."""
     strength, count = kappa(prior), statistics["count"]
     total = strength + count.unsqueeze(-1)
     mean = (strength * prior["mu0"] + statistics["sum"]) / total
@@ -133,8 +133,8 @@ def leave_one_out(prior: Tree, statistics: Tree, memory: Tree) -> Tensor:
     return torch.log_softmax(density + prior["eta"] * torch.log(torch.exp(prior["log_a"]) + others), -1)
 
 
-def sample(posterior: Tree, centre: Tensor, noise: Tensor, key: Key) -> Tree:
-    """One draw of the class means and shares, as ``{"constant": (K,), "linear": (K, M)}`` for :func:`scores`.
+def sample(posterior: Tree, centre: Tensor, noise: Tensor, log_shares: Tensor) -> Tree:
+    """Draws of the class means and shares, as ``{"constant": (..., K), "linear": (..., K, M)}`` for :func:`scores`.
 
     Under the draw, ``p(y = c | phi)`` is the softmax of ``eta log pi_c - t/2 |phi - mu_c|^2``. ``|phi|^2`` is the same for all classes and left out,
     and so is whatever shift the means have in common, which keeps the squares small.
@@ -142,14 +142,14 @@ def sample(posterior: Tree, centre: Tensor, noise: Tensor, key: Key) -> Tree:
     Args:
         posterior: from :func:`posterior`.
         centre: ``(M,)``, what features are measured from.
-        noise: standard normal ``(K, M)``, what the means are drawn from.
-        key: draws the shares.
+        noise: standard normal ``(..., K, M)``, what the means are drawn from.
+        log_shares: ``log pi`` ``(..., K)``, drawn.
     """
     means = posterior["mean"] + noise / torch.sqrt(posterior["t"] * posterior["kappa"])
-    middle, t = means.mean(0), posterior["t"]
+    middle, t = means.mean(-2, keepdim=True), posterior["t"]
     offset = means - middle
-    fixed = (offset**2).sum(-1) + 2.0 * offset @ (middle - centre)
-    return {"constant": posterior["eta"] * log_dirichlet(key, posterior["a"]) - 0.5 * t * fixed, "linear": t * offset}
+    fixed = (offset * (offset + 2.0 * (middle - centre))).sum(-1)
+    return {"constant": posterior["eta"] * log_shares - 0.5 * t * fixed, "linear": t * offset}
 
 
 def prepare(prior: Tree, statistics: Tree, evidence: Tree, key: Key, samples: int = 20) -> Tree:
@@ -159,7 +159,7 @@ def prepare(prior: Tree, statistics: Tree, evidence: Tree, key: Key, samples: in
         ``{"centre": (M,), "weight": (G,), "points": forms with an axis G, "draws": forms with an axis S}``.
     """
     centre = posterior(prior, statistics)["mean"].mean(0)
-    points = mixture.over(evidence, lambda u, v: form(posterior(scaled(prior, u, v), statistics), centre))
+    points = form(posterior(scaled(prior, evidence["u"], evidence["v"]), statistics), centre)
     return {"centre": centre, "weight": evidence["weight"], "points": points, "draws": draw(prior, statistics, evidence, centre, key, samples)}
 
 
@@ -183,14 +183,9 @@ def draw(prior: Tree, statistics: Tree, evidence: Tree, centre: Tensor, key: Key
     shape = ((samples + 1) // 2, *prior["mu0"].shape)
     half = random.normal(random.fold(key, "means"), shape, centre.dtype)
     noise = torch.stack([half, -half], 1).flatten(0, 1)[:samples]
-    u, v = mixture.draw(evidence, samples, random.fold(key, "grid"))
-    keys = random.keys(random.fold(key, "shares"), samples)
-
-    def one(u: Tensor, v: Tensor, noise: Tensor, key: Key) -> Tree:
-        return sample(posterior(scaled(prior, u, v), statistics), centre, noise, key)
-
-    out: Tree = torch.func.vmap(one)(u, v, noise, keys)
-    return out
+    each = posterior(scaled(prior, *mixture.draw(evidence, samples, random.fold(key, "grid"))), statistics)
+    shares = torch.func.vmap(log_dirichlet)(random.keys(random.fold(key, "shares"), samples), each["a"])
+    return sample(each, centre, noise, shares)
 
 
 def _hot(memory: Tree, classes: int) -> Tensor:
@@ -202,7 +197,7 @@ def _hot(memory: Tree, classes: int) -> Tensor:
 
 
 def _log_shares(posterior: Tree) -> Tensor:
-    out: Tensor = posterior["eta"] * torch.log(posterior["a"] / posterior["a"].sum())
+    out: Tensor = posterior["eta"] * torch.log(posterior["a"] / posterior["a"].sum(-1, keepdim=True))
     return out
 
 

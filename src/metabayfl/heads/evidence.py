@@ -58,7 +58,7 @@ def draw(evidence: Tree, samples: int, key: Key) -> tuple[Tensor, Tensor]:
 
 def mix_classes(weight: Tensor, log_probs: Tensor) -> Tensor:
     """Mixed class probabilities ``(N, K)`` of predictives ``(G, N, K)``."""
-    mixed: Tensor = torch.tensordot(weight, log_probs.exp(), dims=1)
+    mixed: Tensor = (weight.unsqueeze(0) @ log_probs.exp().flatten(1)).view(log_probs.shape[1:])  # tensordot's product without its Python
     return mixed
 
 
