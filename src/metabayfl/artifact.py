@@ -165,7 +165,10 @@ def posterior_from_bytes(
 def _origin(data: Any, link: str, where: str, expected: Strategy | None) -> Strategy:
     if not isinstance(data, Tensor) or data.dtype != torch.uint8:
         raise ArtifactError(f"{where} lacks the strategy that it was made from: get it again from where it came")
-    origin = strategy_from_bytes(data.numpy().tobytes(), where=f"{where}, its strategy")
+    content = data.numpy().tobytes()
+    if expected is not None and expected.codec != "int8" and link == expected.digest() and content == expected.to_bytes():
+        return expected  # the very file, and no rounding between it and these numbers: a server need not read it with every posterior
+    origin = strategy_from_bytes(content, where=f"{where}, its strategy")
     if origin.digest() != link:
         raise ArtifactError(f"{where} holds another strategy than it names: get it again from where it came")
     if expected is not None and expected.digest() != link:

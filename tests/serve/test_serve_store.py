@@ -52,7 +52,7 @@ def test_a_change_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
         try:
             return await asyncio.gather(*(writer.write(put(version)) for version in (1, 3, 2, 2, 3)), return_exceptions=True)
         finally:
-            writer.close()
+            await writer.close()
 
     found = asyncio.run(changes())
     assert [type(item) for item in found] == [type(None), StaleError, type(None), StaleError, type(None)]
@@ -60,12 +60,32 @@ def test_a_change_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
         assert clients.posterior(store, "h0") == (3, b"3")
 
 
+def test_a_change_waits_for_another_process_without_stopping_the_server(tmp_path: Path) -> None:
+    async def changes() -> int:
+        writer, rounds = Writer(tmp_path), 0
+        with closing(database.connect(tmp_path)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            waiting = asyncio.ensure_future(writer.write(lambda store: clients.put(store, row(), b"x")))
+            while rounds < 5:
+                await asyncio.sleep(0.01)
+                rounds += 1
+            assert not waiting.done()
+            other.execute("ROLLBACK")
+            await waiting
+        await writer.close()
+        return rounds
+
+    assert asyncio.run(changes()) == 5
+    with closing(database.connect(tmp_path)) as store:
+        assert clients.posterior(store, "h0") == (1, b"x")
+
+
 def test_what_was_handed_in_is_written_before_the_store_is_closed(tmp_path: Path) -> None:
     async def changes() -> None:
         writer = Writer(tmp_path)
         waiting = [asyncio.ensure_future(writer.write(lambda store, at=at: clients.put(store, row(at), b"x"))) for at in range(1, 300)]
         await asyncio.sleep(0)
-        writer.close()
+        await writer.close()
         await asyncio.gather(*waiting)
 
     asyncio.run(changes())

@@ -188,6 +188,7 @@ def test_a_client_that_has_changed_is_told_so_until_it_begins_anew(served: Serve
     ringing = dataclasses.replace(held.model, change=held.model.change._replace(evidence=math.log1p(held.model.change.run_length))).to_bytes()
     text = "UPDATE clients SET posterior = ? WHERE client = 'h0'"
     served.runner.run(served.service.writer.write(lambda store: store.execute(text, (ringing,))))
+    served.service.ready.drop("h0")
     state = served.post("/v1/clients/h0/update", posted(1, seed=2)).json()
     (alarm,) = [item for item in served.get("/v1/clients/h0/alarms").json()["alarms"] if item["kind"] == "drift"]
     assert alarm["at"] == state["drift"] == state["updated"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from metabayfl.personal import PersonalModel
 from metabayfl.presentation import PersonalPrediction
 from metabayfl.serve import answers, cases, history, meters, requests
 from metabayfl.serve.problems import problem
@@ -19,12 +20,20 @@ async def predict(service: Service, client: str, body: bytes) -> dict[str, Any]:
     table = requests.document(body, {"rows", "keep"})
     given, keep = requests.inputs(service.source.schema, table, service.limits.rows), requests.flag(table, "keep", default=True)
     held = await service.model(client)
-    short = len(given.rows) <= INLINE_ROWS
-    prediction = held.model.predict(given.x) if short else await service.work(held.model.predict, given.x)
+    prediction = await _predicted(service, held.model, given)
     _count(service, client, prediction)
     found = answers.items(prediction)
     answer = {"predictions": found, "threshold": answers.finite(prediction.threshold), "guaranteed": prediction.guaranteed, "version": held.version}
     return {**answer, **await _keep(service, client, given, found, held.version)} if keep and prediction.referred else answer
+
+
+async def _predicted(service: Service, model: PersonalModel, given: Inputs) -> PersonalPrediction:
+    """Predictions of few rows take turns, one in each round of the event loop. Whatever else is due goes in between: a change of a posterior, which
+    goes through several rounds, never waits in each of them for all the predictions that came meanwhile."""
+    if len(given.rows) > INLINE_ROWS:
+        return await service.work(model.predict, given.x)
+    async with service.turn:
+        return model.predict(given.x)
 
 
 def _count(service: Service, client: str, prediction: PersonalPrediction) -> None:

@@ -48,8 +48,8 @@ def items(prediction: PersonalPrediction) -> list[dict[str, Any]]:
 
 def sums(schema: Schema, prediction: PersonalPrediction) -> Sums:
     """What a prediction adds to the history; variances are in training variances, the mean over the targets."""
-    parts = (float(_scalar(schema, getattr(prediction, part)).sum()) for part in ("total", "aleatoric", "epistemic"))
-    return Sums(len(prediction.refer), prediction.referred, int(prediction.novel.sum()), *parts)
+    parts = (sum(_scalar(schema, getattr(prediction, part)).tolist()) for part in ("total", "aleatoric", "epistemic"))  # of one row, mostly
+    return Sums(len(prediction.refer), sum(prediction.refer.tolist()), sum(prediction.novel.tolist()), *parts)
 
 
 def assess(model: PersonalModel, x: Any, y: Array) -> tuple[PersonalPrediction, Assessed]:

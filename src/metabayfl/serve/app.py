@@ -38,7 +38,7 @@ def build(service: Service) -> FastAPI:
         finally:
             flushing.cancel()
             await service.flush()
-            service.close()
+            await service.close()
 
     app = FastAPI(title=_TITLE, version=metabayfl.__version__, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
     routes.add(app.router, service, Rates(service.limits.rate, service.limits.burst))

@@ -56,7 +56,7 @@ async def personalize(service: Service, client: str, body: bytes, key: str) -> d
     async def made(old: Client | None) -> Change:
         if old is not None and not replace:
             raise RequestError(409, f'{client} has a posterior already: post to /update, or send "replace": true to begin anew', "exists")
-        return _ready(service, client, await service.maker.make(making.personalized, given, shares))
+        return _ready(service, client, await service.maker.make(making.personalized(given, shares)))
 
     return await _change(service, Asked(client, "personalize", key, applied.request_hash("personalize", body)), made, given, None)
 
@@ -116,14 +116,14 @@ def _updating(service: Service, client: str, given: Samples, *, look: bool) -> C
         version, data = clients.posterior(service.reader, client)
         if version != held.version:
             raise StaleError(client)
-        return _ready(service, client, await service.maker.make(making.updated, data, given, look))
+        return _ready(service, client, await service.maker.make(making.updated(held.model, data, given, look)))
 
     return made
 
 
 def _ready(service: Service, client: str, made: Made) -> Change:
     """Between two requests: a thread would wait for Python's lock at each of a few hundred small steps, ten times as long as they take."""
-    return Change(service.read(client, 0, made.data).model, made)
+    return Change(made.model or service.read(client, 0, made.data).model, made)
 
 
 async def _change(service: Service, asked: Asked, made: Callable[[Client | None], Any], given: Samples, extra: Extra | None) -> dict[str, Any]:

@@ -50,9 +50,12 @@ _KEY = {
 }
 
 
+_ENCODER = json.JSONEncoder(allow_nan=False)  # json.dumps would make one for every answer
+
+
 def answer(value: Any) -> Response:
     """A JSON response."""
-    return Response(json.dumps(value, allow_nan=False), media_type="application/json")
+    return Response(_ENCODER.encode(value), media_type="application/json")
 
 
 def add(out: APIRouter, service: Service, rates: Rates) -> None:

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from metabayfl.personal import PersonalStrategy, personal_from_bytes
 from metabayfl.serve import clients, history
 from metabayfl.serve.database import claim, connect
-from metabayfl.serve.maker import Inside, Maker
+from metabayfl.serve.maker import Here, Maker
 from metabayfl.serve.meters import Meters, build
 from metabayfl.serve.options import Limits
 from metabayfl.serve.ready import Held, Ready
@@ -33,12 +33,25 @@ _WORKERS = 2
 _FLUSH_SECONDS = 1.0
 
 
+class Turn:
+    """One at a time, and never two in one round of the event loop: whoever needs several rounds goes in between."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def __aenter__(self) -> None:
+        await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        asyncio.get_running_loop().call_soon(self._lock.release)
+
+
 class Service:
     """One strategy over one store; :meth:`close` ends it."""
 
     def __init__(self, source: PersonalStrategy, folder: Path, limits: Limits, maker: Maker | None = None) -> None:
         self.source, self.folder, self.limits = source, folder, limits
-        self.maker: Maker = maker or Inside(source)
+        self.maker: Maker = maker or Here(source)
         self.strategy = source.strategy.digest()
         self.meters: Meters = build()
         self.gap = 0.0  # running confidence less accuracy
@@ -48,6 +61,7 @@ class Service:
         self.viewer: sqlite3.Connection = connect(folder)  # for the thread that reads much at a time
         self.writer = Writer(folder)
         self.tally: history.Tally = {}
+        self.turn = Turn()
         self._pool, self._views = ThreadPoolExecutor(_WORKERS, "model"), ThreadPoolExecutor(1, "view")
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -100,12 +114,11 @@ class Service:
             await asyncio.sleep(_FLUSH_SECONDS)
             await self.flush()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Finish what is under way and close the store."""
-        self.maker.close()
         self._pool.shutdown(wait=True)
         self._views.shutdown(wait=True)
-        self.writer.close()
+        await self.writer.close()
         self.viewer.close()
         self.reader.close()
 
