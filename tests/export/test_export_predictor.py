@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from edge_models import CLASSES, NUMBERS, Edge, images, personal, raw_rows, signals, split, table, untrained
 from torch import nn
 
+from metabayfl import config as configs
 from metabayfl.data.schema import Schema
 from metabayfl.errors import ModelError, StorageError
 from metabayfl.export import building, checking, on_device
@@ -123,6 +125,17 @@ def test_the_metadata_say_all_that_a_device_needs(table_edge: Edge) -> None:
 
 
 @pytest.mark.slow
+def test_the_fashion_mnist_predictor_fits_in_300_kilobytes_and_in_80_as_int8(tmp_path: Path) -> None:
+    config = configs.read("fashion_mnist_dirichlet")
+    ten: dict[str, Any] = {"kind": "classification", "classes": tuple("0123456789"), "targets": ("article",)}
+    schema = dataclasses.replace(images(ten), input_shape=(1, 28, 28))
+    arguments = {name: value for name, value in config.algorithm["meta_bayfl"].items() if name != "train"}
+    model = personal(untrained(schema, dict(config.model), **arguments), samples=20)
+    whole, small = (export_predictor(model, tmp_path / f"{int8}.onnx", int8=int8) for int8 in (False, True))
+    assert (tmp_path / "False.onnx").stat().st_size == whole.size <= 300_000
+    assert (tmp_path / "True.onnx").stat().st_size == small.size <= 80_000
+
+
 def test_a_network_of_ones_own(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(10, 6), nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 3))
