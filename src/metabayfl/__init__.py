@@ -12,13 +12,12 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from metabayfl.algorithms import ALGORITHMS
-from metabayfl.data import DataOptions, build_federation
-from metabayfl.personal import PersonalModel, PersonalStrategy, load, load_personal
-from metabayfl.presentation import PersonalPrediction
-
 if TYPE_CHECKING:
+    from metabayfl.algorithms import ALGORITHMS
+    from metabayfl.data import DataOptions, build_federation
     from metabayfl.estimators import MetaBayesClassifier, MetaBayesRegressor
+    from metabayfl.personal import PersonalModel, PersonalStrategy, load, load_personal
+    from metabayfl.presentation import PersonalPrediction
 
 __version__ = version("metabayfl")
 
@@ -37,8 +36,23 @@ __all__ = [
 ]
 
 
+_HOMES = {
+    "algorithms": ("ALGORITHMS",),
+    "data": ("DataOptions", "build_federation"),
+    "estimators": ("MetaBayesClassifier", "MetaBayesRegressor"),
+    "personal": ("PersonalModel", "PersonalStrategy", "load", "load_personal"),
+    "presentation": ("PersonalPrediction",),
+}
+"""Where each name is defined."""
+
+
 def __getattr__(name: str) -> Any:
-    """The estimators when they are asked for: scikit-learn is a third of what a process has to load, and a site starts one for every message."""
-    if name in ("MetaBayesClassifier", "MetaBayesRegressor"):
-        return getattr(import_module("metabayfl.estimators"), name)
+    """A name when it is asked for: PyTorch takes seconds to load, and a command that only writes a token or shows its help has no use for it."""
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"metabayfl.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -81,7 +81,7 @@ def test_compare_takes_lists_and_resumes(tmp_path: Path, refused: Run) -> None:
 def test_the_demo_is_the_digits_config_and_spares_what_is_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits_study: Path) -> None:
     read = configs.read
     config = write_digits(tmp_path)
-    monkeypatch.setattr("metabayfl.cli.commands.configs.read", lambda name: read(config if name == "digits" else name))
+    monkeypatch.setattr("metabayfl.config.read", lambda name: read(config if name == "digits" else name))
     mine = tmp_path / "out" / "runs" / "precious"
     mine.mkdir(parents=True)
     for _ in range(2):

@@ -38,7 +38,7 @@ def test_a_plain_install_has_every_command_and_names_the_extra_that_is_missing(t
     assert done.returncode == 0, done.stderr
     assert "evaluate 0" in done.stdout
     assert done.stdout.count("federate 2") == 2
-    assert done.stderr.count("pip install 'metabayfl[flower]'") == 2
+    assert done.stderr.count("pip install 'metabayfl[flower]'") == 1
     assert done.stderr.count("pip install 'metabayfl[serve]'") == 1
     assert "serve 2" in done.stdout
     assert "token 0" in done.stdout
@@ -46,3 +46,10 @@ def test_a_plain_install_has_every_command_and_names_the_extra_that_is_missing(t
     assert "bench 2" in done.stdout
     assert done.stderr.count("pip install 'metabayfl[export]'") == 2
     assert "Traceback" not in done.stderr
+
+
+def test_help_tokens_and_a_federation_status_do_not_wait_for_pytorch(tmp_path: Path) -> None:
+    words = (["--help"], ["train", "--help"], ["token", "new", "--store", "store", "--operator"], ["federate", "status", "nowhere"], ["nonsense"])
+    script = f"import sys\nfrom metabayfl import cli\nprint(*(cli.main(each) for each in {words!r}))\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.splitlines()[-2:] == ["0 0 0 2 2", "False"], done.stderr

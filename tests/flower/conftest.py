@@ -21,8 +21,8 @@ from metabayfl.artifact import Strategy, load_strategy
 from metabayfl.data import Schema
 from metabayfl.flower.coordinator import Job, Options
 from metabayfl.flower.in_process import rehearse
+from metabayfl.flower.node_config import Site
 from metabayfl.flower.plan import plan
-from metabayfl.flower.site_data import Site
 from tiny import patients
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 from metabayfl import config as configs
 from metabayfl.flower.coordinator import Job, Options
 from metabayfl.flower.network import Patience
+from metabayfl.flower.node_config import Site
 from metabayfl.flower.plan import plan
-from metabayfl.flower.site_data import Site
 from tiny import PATIENTS
 
 HOSPITALS = tuple(f"h{at}" for at in range(6))

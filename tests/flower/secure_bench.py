@@ -15,12 +15,12 @@ from metabayfl.engine.rounds import TrainState, begin
 from metabayfl.flower import registry, round_secure, site, store
 from metabayfl.flower.acceptance import template
 from metabayfl.flower.network import Ask, Replies
+from metabayfl.flower.node_config import Site
 from metabayfl.flower.plan import experiment, plan, prepared, to_json
 from metabayfl.flower.records import Record
 from metabayfl.flower.registry import Registry
 from metabayfl.flower.round import Gathered, Setting, drive
 from metabayfl.flower.round_secure import FILE, Secret, secret_of
-from metabayfl.flower.site_data import Site
 from metabayfl.flower.site_secure import Seat
 from metabayfl.privacy.secure_aggregation import ServerState, server
 from metabayfl.privacy.secure_aggregation import records as states

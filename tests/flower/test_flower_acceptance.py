@@ -12,11 +12,11 @@ from metabayfl import tree
 from metabayfl.errors import FederationError
 from metabayfl.flower import site
 from metabayfl.flower.acceptance import Heard, hear, template
+from metabayfl.flower.node_config import Site
 from metabayfl.flower.plan import experiment, from_json, prepared, to_json
 from metabayfl.flower.records import Header, Record, record, refusal
 from metabayfl.flower.registry import Client, Registry, enrolled, load, save, with_site
 from metabayfl.flower.round import strategy_array
-from metabayfl.flower.site_data import Site
 from metabayfl.storage import read_json
 from metabayfl.study import Run
 

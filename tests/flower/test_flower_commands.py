@@ -11,7 +11,7 @@ import pytest
 from metabayfl.errors import ConfigError, MetabayflError
 from metabayfl.flower import commands, link
 from metabayfl.flower.connection import Connection
-from metabayfl.flower.site_data import Site
+from metabayfl.flower.node_config import Site
 
 HERE = Connection("fl.example.org", 8443, ("basel",))
 SITE = Connection("fl.example.org", 8443, site="basel")

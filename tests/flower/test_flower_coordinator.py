@@ -18,9 +18,9 @@ from metabayfl.errors import ArtifactError, ConfigError, FederationError
 from metabayfl.flower.codec import from_content, to_content
 from metabayfl.flower.coordinator import Options
 from metabayfl.flower.in_process import App, InProcessGrid, grid_of, rehearse, run_on
+from metabayfl.flower.node_config import Site
 from metabayfl.flower.plan import plan
 from metabayfl.flower.records import Record
-from metabayfl.flower.site_data import Site
 from metabayfl.storage import read_json
 from metabayfl.tree_file import load_tree
 from metabayfl.types import Tree

@@ -17,8 +17,8 @@ from metabayfl.data import Federation, Schema, build_federation
 from metabayfl.engine import job as engine_job
 from metabayfl.engine.rounds import TrainState
 from metabayfl.flower.in_process import grid_of, rehearse
+from metabayfl.flower.node_config import Site
 from metabayfl.flower.plan import experiment
-from metabayfl.flower.site_data import Site
 from metabayfl.tree_file import load_tree
 from metabayfl.types import Tree
 

@@ -18,11 +18,12 @@ from metabayfl.engine.cohort import by_columns, upload_key
 from metabayfl.engine.rounds import round_key
 from metabayfl.errors import FederationError
 from metabayfl.flower import records, site, site_training
+from metabayfl.flower.node_config import Site
 from metabayfl.flower.plan import from_json
 from metabayfl.flower.records import SECURE, Record
 from metabayfl.flower.round import draw, train_requests
 from metabayfl.flower.round_secure import FILE
-from metabayfl.flower.site_data import Site, read
+from metabayfl.flower.site_data import read
 from metabayfl.privacy.secure_aggregation import packing, server
 from metabayfl.privacy.secure_aggregation.messages import seal, unseal
 

@@ -24,10 +24,10 @@ from metabayfl.data import Schema
 from metabayfl.errors import ConfigError, FederationError
 from metabayfl.flower import records, site_training, store
 from metabayfl.flower.in_process import grid_of, rehearse, run_on
+from metabayfl.flower.node_config import Site
 from metabayfl.flower.records import SECURE, Record
 from metabayfl.flower.round import Gathered
 from metabayfl.flower.round_secure import FILE
-from metabayfl.flower.site_data import Site
 from metabayfl.flower.strategy import FederatedStrategy
 from metabayfl.privacy.secure_aggregation import client, server
 from tiny import full_disk

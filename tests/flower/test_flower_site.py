@@ -14,12 +14,12 @@ import torch
 from metabayfl import personal
 from metabayfl.artifact import load_strategy
 from metabayfl.flower import records, site, site_training, store
-from metabayfl.flower.node_config import from_node, to_node
+from metabayfl.flower.node_config import Site, from_node, to_node
 from metabayfl.flower.plan import Plan, experiment, from_json, prepared, to_json
 from metabayfl.flower.records import REASON, REFUSED, Header, Record, record
 from metabayfl.flower.registry import enrolled
 from metabayfl.flower.round import strategy_array
-from metabayfl.flower.site_data import Site, read
+from metabayfl.flower.site_data import read
 from metabayfl.storage import read_json
 from tiny import full_disk
 

@@ -18,7 +18,7 @@ from metabayfl.errors import ConfigError, FederationError
 from metabayfl.flower.codec import from_content
 from metabayfl.flower.in_process import InProcessGrid, grid_of, rehearse, run_on
 from metabayfl.flower.network import Patience
-from metabayfl.flower.site_data import Site
+from metabayfl.flower.node_config import Site
 
 TOGETHER = "asynchronous.concurrency = 3\nasynchronous.buffer = 3"
 APART = "asynchronous.concurrency = 4\nasynchronous.buffer = 2"

@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from metabayfl import config, storage, study
-from metabayfl.watch import Options, live
+from metabayfl.watch.options import Options
+from metabayfl.watch.server import live
 from tiny import write_digits
 
 Open, Shoot = Callable[..., Any], Callable[..., None]

@@ -113,7 +113,9 @@ class Served(NamedTuple):
 def served(source: PersonalStrategy, store: Path) -> Iterator[Served]:
     """A server in a thread of this process, at a free port."""
     with socket.create_server(("127.0.0.1", 0)) as door:
-        server = uvicorn.Server(uvicorn.Config(build(Service(source, store, Limits())), log_level="warning", ws="none", timeout_graceful_shutdown=5))
+        server = uvicorn.Server(
+            uvicorn.Config(build(Service(source, store, Limits())), log_config=None, log_level="warning", ws="none", timeout_graceful_shutdown=5)
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
         thread.start()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 
 from metabayfl import storage
 from metabayfl.errors import ConfigError
-from metabayfl.watch import Options, live
+from metabayfl.watch.options import Options
+from metabayfl.watch.server import live
 from tiny import run, write_digits
 
 Capture = pytest.CaptureFixture[str]
@@ -98,3 +100,15 @@ def test_another_process_can_watch_until_it_is_interrupted(digits_study: Path) -
         process.send_signal(2)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "the view is closed; the study goes on\n", "")
+
+
+def test_the_handlers_of_the_process_that_trains_stay_open(digits_study: Path) -> None:
+    class Held(logging.Handler):
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    held = Held()
+    with live(digits_study, Options(port=0), lambda text: None):
+        assert not held.closed

@@ -12,8 +12,7 @@ from metabayfl import config, storage, study
 from metabayfl.errors import ArtifactError
 from metabayfl.privacy import ledger
 from metabayfl.privacy.accounting import Plan
-from metabayfl.watch import progress
-from metabayfl.watch.progress import MOST_POINTS, thin
+from metabayfl.watch.progress import MOST_POINTS, progress, thin
 from tiny import write_digits
 
 

@@ -12,7 +12,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. ``--debug`` anywhere shows the traceback of an error."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given or os.environ.get("METABAYFL_DEBUG") == "1"
-    from metabayfl.cli.run import run  # torch is imported here, so that nothing above can be slow or fail
+    from metabayfl.cli.run import run
 
     return run([word for word in given if word != DEBUG], traceback=debug)
 

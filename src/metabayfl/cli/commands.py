@@ -1,25 +1,26 @@
-"""Every command: read the arguments, call the library, show the result."""
+"""Every command: read the arguments, call the library, show the result.
+
+What needs PyTorch is imported by the command that uses it, so that help, refusals and small commands are there at once.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from metabayfl import config as configs
-from metabayfl import personal, study, trials
-from metabayfl import watch as live_view
-from metabayfl.attacks import ATTACKS, AttackOptions
-from metabayfl.cli import display, exporting, federate, forecast, serving, tables, watching
+from metabayfl.cli import exporting, federate, serving, watching
 from metabayfl.cli.watching import Open, Port, Watch
 from metabayfl.engine.allocator import keep_freed_memory
 from metabayfl.errors import ConfigError
-from metabayfl.report import write_comparison, write_report
-from metabayfl.tracking import Logged, tracked
+from metabayfl.watch.options import PORT, Options
+
+if TYPE_CHECKING:
+    from metabayfl.config import Config
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Personalised probabilistic federated learning.")
 
@@ -45,6 +46,9 @@ def _start() -> None:
 @app.command()
 def demo(out: Out = Path("runs/demo")) -> None:
     """Train and compare six algorithms on handwritten digits of people that never took part."""
+    from metabayfl import config as configs
+    from metabayfl import study
+
     config = configs.read("digits")
     for directory in study.run_directories(config.algorithms, config.seeds, out):  # anew each time; nothing else in there is ours
         shutil.rmtree(directory, ignore_errors=True)
@@ -60,11 +64,13 @@ def compare(
     resume: Resume = False,
     log: Log = None,
     watch: Watch = False,
-    port: Port = live_view.PORT,
+    port: Port = PORT,
     open_browser: Open = False,
 ) -> None:
     """Train and judge several algorithms over several seeds; write summary, strategy and report."""
     _check_free(out, resume)
+    from metabayfl import config as configs
+
     read, chosen, numbers = configs.read(config), _names(algorithms), _numbers(seeds)
     with watching.beside(out, port, _say, wanted=watch, open_browser=open_browser):
         _compare(read, chosen, numbers, out, _names(log))
@@ -79,11 +85,13 @@ def train(
     resume: Resume = False,
     log: Log = None,
     watch: Watch = False,
-    port: Port = live_view.PORT,
+    port: Port = PORT,
     open_browser: Open = False,
 ) -> None:
     """Train one algorithm and write its strategy."""
     _check_free(out, resume)
+    from metabayfl import config as configs
+
     read = configs.read(config)
     with watching.beside(out, port, _say, wanted=watch, open_browser=open_browser):
         _compare(read, (algorithm,), (seed,), out, _names(log))
@@ -92,11 +100,13 @@ def train(
 @app.command()
 def watch(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="What train or compare writes to, in this process or another.")],
-    port: Port = live_view.PORT,
+    port: Port = PORT,
     open_browser: Open = False,
 ) -> None:
     """Show a training in the browser until Ctrl-C: curves, rounds done, time left, bytes sent, privacy spent."""
-    live_view.watch(directory, live_view.Options(port, open_browser), _say)
+    from metabayfl.watch.server import watch as show
+
+    show(directory, Options(port, open_browser), _say)
 
 
 @app.command()
@@ -114,6 +124,11 @@ def attack(
 ) -> None:
     """Train with and without hostile clients, under each defence, and show the figures side by side."""
     _check_free(out, resume)
+    from metabayfl import config as configs
+    from metabayfl import trials
+    from metabayfl.attacks import ATTACKS, AttackOptions
+    from metabayfl.cli import display
+
     names = tuple(ATTACKS) if attack == "all" else _names(attack) or ()
     attacks = [AttackOptions(name, share, strength, target) for name in names]
     defences = _names(defence) or ()
@@ -130,6 +145,10 @@ def privacy(
     algorithm: Annotated[str, typer.Option(help="Whose training it is.")] = "meta_bayfl",
 ) -> None:
     """Print what a private training will cost, before it runs."""
+    from metabayfl import config as configs
+    from metabayfl import study
+    from metabayfl.cli import display, forecast
+
     forecast.show(study.privacy_forecast(configs.read(config), algorithm), algorithm, display.output())
 
 
@@ -142,6 +161,10 @@ def evaluate(
     seed: Annotated[int | None, typer.Option(min=0, help="The client split; the strategy's own if none.")] = None,
 ) -> None:
     """Judge a strategy on the held-out clients of a config, at one or more support sizes."""
+    from metabayfl import config as configs
+    from metabayfl import study
+    from metabayfl.cli import display
+
     figures = study.evaluate_strategy(strategy, configs.read(config), _numbers(support), seed, out)
     display.show_support_sizes(figures, display.output())
 
@@ -157,6 +180,9 @@ def personalize(
     ] = None,
 ) -> None:
     """Build one client's own model from its labelled samples."""
+    from metabayfl import personal
+    from metabayfl.cli import tables
+
     model = personal.load(strategy)
     x, y = tables.labelled(data, model.schema)
     path = out / "posterior.safetensors"
@@ -172,6 +198,9 @@ def predict(
     coverage: Annotated[float, typer.Option(help="Probability with which the truth shall be in its set or interval.")] = 0.9,
 ) -> None:
     """Predict with a personal model: probabilities, sets or intervals, uncertainty in its parts, and which cases to refer."""
+    from metabayfl import personal
+    from metabayfl.cli import tables
+
     prediction = personal.load_personal(posterior).predict(tables.unlabelled(data), coverage=coverage)
     rows = tables.write_predictions(out / "predictions.csv", prediction)
     _say(f"{out / 'predictions.csv'}: {rows} predictions, {prediction.referred} of them to refer")
@@ -183,6 +212,9 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Where to write; beside the study, or here for several, if none.")] = None,
 ) -> None:
     """Write the report and the model card of a finished study again, or compare several studies."""
+    from metabayfl.cli import display
+    from metabayfl.report import write_comparison, write_report
+
     if len(directories) == 1:
         for path in write_report(directories[0], out):
             _say(str(path))
@@ -193,9 +225,11 @@ def report(
         _say(line)
 
 
-def _compare(
-    config: configs.Config, algorithms: tuple[str, ...] | None, seeds: tuple[int, ...] | None, out: Path, logs: tuple[str, ...] | None
-) -> None:
+def _compare(config: Config, algorithms: tuple[str, ...] | None, seeds: tuple[int, ...] | None, out: Path, logs: tuple[str, ...] | None) -> None:
+    from metabayfl import study
+    from metabayfl.cli import display
+    from metabayfl.tracking import Logged, tracked
+
     chosen, numbers = algorithms or config.algorithms, seeds or config.seeds
     events = study.compare(config, chosen, numbers, out)
     if logs:

@@ -1,6 +1,6 @@
 """``metabayfl export`` and ``metabayfl bench``: files for devices, and what they cost there.
 
-What needs the extra is imported where it is used, so that the other commands work without it.
+What needs the extra is imported where it is used, so that the other commands work without it and no help waits for PyTorch.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from metabayfl import personal
-from metabayfl.data.sources.extras import need
 from metabayfl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,6 +34,8 @@ def export(
     if (posterior is None) == (strategy is None):
         raise ConfigError("nothing or too much to export: give either --posterior FILE or --strategy FILE")
     require_extra()
+    from metabayfl import personal
+
     if posterior is not None:
         from metabayfl.export.predictor import export_predictor
 
@@ -68,6 +68,8 @@ def require_extra() -> None:
     Raises:
         DataError: says which extra to install.
     """
+    from metabayfl.data.sources.extras import need
+
     for module in ("onnx", "onnxscript", "onnxruntime"):
         need(module, "export", "exporting")
 

@@ -1,4 +1,4 @@
-"""``metabayfl serve`` and ``metabayfl token``: a prediction server, and who may ask it. FastAPI and uvicorn are imported when it starts."""
+"""``metabayfl serve`` and ``metabayfl token``: a prediction server, and who may ask it. FastAPI, uvicorn and PyTorch are imported when it starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import typer
 from rich.console import Console
 
 from metabayfl import storage
-from metabayfl.data.sources.extras import need
 from metabayfl.errors import ConfigError
 from metabayfl.serve import database, tokens
 from metabayfl.serve.options import Address, Limits
@@ -38,6 +37,8 @@ def serve(
     body_bytes: Annotated[int, typer.Option(help="Most bytes of one request.")] = _LIMITS.body_bytes,
 ) -> None:
     """Serve personal models until stopped: personalise, predict, update, refer; a page to look at is at the address that it prints."""
+    from metabayfl.data.sources.extras import need
+
     for module in ("fastapi", "uvicorn", "prometheus_client"):
         need(module, "serve", "a prediction server")
     from metabayfl.serve.running import run

@@ -10,10 +10,9 @@ from flwr.clientapp import ClientApp
 
 from metabayfl.flower.codec import from_content, to_content
 from metabayfl.flower.flower_transport import TYPES
-from metabayfl.flower.node_config import from_node
+from metabayfl.flower.node_config import Site, from_node
 from metabayfl.flower.records import Record, refusal
 from metabayfl.flower.site import answer
-from metabayfl.flower.site_data import Site
 
 log = logging.getLogger(__name__)
 

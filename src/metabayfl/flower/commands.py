@@ -11,8 +11,7 @@ from typing import NamedTuple
 from metabayfl.errors import ConfigError
 from metabayfl.flower import connection as connections
 from metabayfl.flower.connection import AUTHORITY, HOME, KEY, LOCAL, SERVER, Connection, bracketed
-from metabayfl.flower.node_config import to_node
-from metabayfl.flower.site_data import Site
+from metabayfl.flower.node_config import Site, to_node
 
 NAME = "federation"
 """What the one connection in Flower's config is called."""

@@ -33,11 +33,12 @@ from metabayfl.flower.registry import Registry
 from metabayfl.flower.round import Gathered, Round, Setting
 from metabayfl.flower.round_secure import Secret
 from metabayfl.flower.stream import Stream
+from metabayfl.flower.telling import STATUS, STRATEGY
 from metabayfl.study import identity, versions
 
 log = logging.getLogger(__name__)
 
-PLAN, REGISTRY, STATUS, STRATEGY = "plan.json", "registry.json", "status.json", "strategy.safetensors"
+PLAN, REGISTRY = "plan.json", "registry.json"
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from metabayfl.artifact import Strategy, load_strategy
 from metabayfl.flower.client_app import client_app
-from metabayfl.flower.coordinator import STRATEGY, Job
+from metabayfl.flower.coordinator import Job
 from metabayfl.flower.flower_transport import Clock
-from metabayfl.flower.node_config import to_node
+from metabayfl.flower.node_config import Site, to_node
 from metabayfl.flower.server_app import server_app
-from metabayfl.flower.site_data import Site
+from metabayfl.flower.telling import STRATEGY
 
 App = Callable[[Message, Context], Message]
 

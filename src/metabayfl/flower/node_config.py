@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from metabayfl.errors import ConfigError
-from metabayfl.flower.site_data import Site
 
 _NEEDED, _TEXTS, _SWITCHES = ("site", "data", "folder"), ("client-column",), ("secure-only",)
+
+
+class Site(NamedTuple):
+    """One site: its name, its file and the folder for what it keeps."""
+
+    name: str
+    data: Path
+    folder: Path
+    client_column: str = ""  # whose row it is; without one the whole file is one client, named as the site
+    secure_only: bool = False  # whether it refuses plans in which the server would see its message
 
 
 def to_node(site: Site) -> dict[str, str | bool]:

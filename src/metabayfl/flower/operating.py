@@ -17,7 +17,8 @@ from metabayfl import storage
 from metabayfl.errors import ArtifactError, FederationError
 from metabayfl.flower import commands, jobs, lock, telling
 from metabayfl.flower.commands import Command
-from metabayfl.flower.coordinator import PLAN, STATUS, Job
+from metabayfl.flower.coordinator import PLAN, Job
+from metabayfl.flower.telling import STATUS
 
 JOB, RUN = "job.json", "run.json"
 

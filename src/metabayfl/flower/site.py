@@ -20,9 +20,10 @@ from metabayfl.engine.rounds import validation_key
 from metabayfl.errors import DataError, FederationError, MetabayflError, SchemaError, StorageError
 from metabayfl.evaluation.validation import validation_sums
 from metabayfl.flower import agreement, delivery, records, site_secure, store
+from metabayfl.flower.node_config import Site
 from metabayfl.flower.plan import Plan, understood
 from metabayfl.flower.records import SECURE, Header, Record, record, refusal
-from metabayfl.flower.site_data import Local, Site, check_schema, encoded, read
+from metabayfl.flower.site_data import Local, check_schema, encoded, read
 from metabayfl.flower.site_training import Asked, run_of, strategy_of, train
 
 log = logging.getLogger(__name__)

@@ -18,17 +18,8 @@ from metabayfl.data.raw import Array, Labels, Raw, count, take
 from metabayfl.data.sources import SOURCES, load
 from metabayfl.data.split import testing_member, training_member
 from metabayfl.errors import DataError, SchemaError
+from metabayfl.flower.node_config import Site
 from metabayfl.flower.plan import Plan, kept_out, role
-
-
-class Site(NamedTuple):
-    """One site: its name, its file and the folder for what it keeps."""
-
-    name: str
-    data: Path
-    folder: Path
-    client_column: str = ""  # whose row it is; without one the whole file is one client, named as the site
-    secure_only: bool = False  # whether it refuses plans in which the server would see its message
 
 
 class Local(NamedTuple):

@@ -24,8 +24,8 @@ from metabayfl.engine.pipeline import Pipeline
 from metabayfl.engine.rounds import round_key
 from metabayfl.errors import ArtifactError, ConfigError, FederationError, QuorumError
 from metabayfl.flower import masked, records, store
+from metabayfl.flower.node_config import Site
 from metabayfl.flower.records import Record, as_array, record
-from metabayfl.flower.site_data import Site
 from metabayfl.flower.site_training import DIVERGED, Asked, finite_message, named, run_of, strategy_of
 from metabayfl.privacy.secure_aggregation import Terms, client, fixed_point, packing
 from metabayfl.privacy.secure_aggregation import records as states

@@ -14,9 +14,10 @@ from metabayfl.engine import asynchronous, cohort, tasks
 from metabayfl.engine.rounds import round_key
 from metabayfl.errors import ArtifactError, FederationError
 from metabayfl.flower import store
+from metabayfl.flower.node_config import Site
 from metabayfl.flower.plan import Plan, prepared
 from metabayfl.flower.records import Record, as_array, record
-from metabayfl.flower.site_data import Local, Site, encoded
+from metabayfl.flower.site_data import Local, encoded
 from metabayfl.study import Run
 from metabayfl.types import Key, Message, Tree
 

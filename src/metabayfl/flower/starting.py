@@ -21,7 +21,7 @@ from metabayfl.flower import connection as connections
 from metabayfl.flower.admission import await_admission
 from metabayfl.flower.commands import EVERYWHERE, Command
 from metabayfl.flower.connection import AUTHORITY, HOME, KEPT, KEY, LOCAL, SERVER, Connection
-from metabayfl.flower.site_data import Site
+from metabayfl.flower.node_config import Site
 
 HELLO, LOOK = 10.0, 1.0
 """Seconds that a server has to show its certificate; between two looks whether it is there."""

@@ -8,8 +8,10 @@ from typing import Any
 from metabayfl import storage
 from metabayfl.errors import ArtifactError
 from metabayfl.flower import lock
-from metabayfl.flower.coordinator import STATUS, STRATEGY
 from metabayfl.privacy import ledger
+
+STATUS, STRATEGY = "status.json", "strategy.safetensors"
+"""What a run's folder holds for people."""
 
 
 def status(out: Path) -> dict[str, Any]:

@@ -10,13 +10,13 @@ import time
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metabayfl import page, storage
 from metabayfl.errors import ArtifactError, ConfigError, MetabayflError
 from metabayfl.study import STUDY
+from metabayfl.watch.options import Options
 from metabayfl.watch.progress import progress
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-HOST, PORT = "127.0.0.1", 8600
+HOST = "127.0.0.1"
 NAMES = [HOST, "localhost"]
 """A page elsewhere that had its own name lead here would be refused."""
 
@@ -34,23 +34,6 @@ RECENT = 3.0
 
 REPORT_HEADERS = {**page.HEADERS, "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
 """The report is one file with its style inside, and has no scripts."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """Where the view is served.
-
-    Attributes:
-        port: on 127.0.0.1; 0 takes a free one.
-        open_browser: whether to open the address in the browser.
-    """
-
-    port: int = PORT
-    open_browser: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"port is {self.port}, expected 0 for a free one, or 1 to 65535")
 
 
 class Audience:
@@ -160,7 +143,8 @@ def _server(directory: Path, audience: Audience) -> uvicorn.Server:
         app = application(directory, audience)
     except ImportError as error:
         raise ConfigError(f"the live view needs {error.name}: install it with  pip install 'metabayfl[serve]'") from error
-    return uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=1))
+    # No log_config: uvicorn's own would close the log handlers of the process that trains.
+    return uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=1))
 
 
 def _announce(address: str, options: Options, say: Callable[[str], None]) -> None:
