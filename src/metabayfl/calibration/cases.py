@@ -74,14 +74,31 @@ def cross_fit(algorithm: Algorithm, received: Tree, batch: Batch, key: Key) -> C
         The ``N`` cases in the order of the batch; none where there is but one sample.
     """
     count = len(batch.mask)
-    folds = min(FOLDS, count)
-    fold_of = random.permutation(random.fold(key, "folds"), batch.mask.cpu()) % max(folds, 1)
-    masks = (fold_of != torch.arange(folds).unsqueeze(-1)).to(batch.mask)
+    fold = folds(batch.y.cpu(), batch.mask.cpu(), key)
+    masks = (fold != torch.arange(min(FOLDS, count)).unsqueeze(-1)).to(batch.mask)
     with torch.no_grad():
         every = _in_folds(algorithm, received, batch, masks, key)
-    own = type(every)(*(field.cpu()[fold_of, torch.arange(count)] for field in every))
+    own = type(every)(*(field.cpu()[fold, torch.arange(count)] for field in every))
     found = judge(own, batch.y)
     return found if count > 1 else Cases(*(field[:0] for field in found))
+
+
+def folds(y: Tensor, mask: Tensor, key: Key) -> Tensor:
+    """The fold of every sample, ``(N,)``: dealt in random order, one class after the other, so that each fold has its share of every class.
+
+    Dealt without regard to class, a fold's posterior would have seen too little of just those classes that its fold has much of, and a client's own
+    cases would look stranger than new ones. As if only samples with mask 1 were there, wherever the others stand.
+
+    Args:
+        y: ``(N,)`` classes or ``(N, R)`` targets.
+        mask: ``(N,)``.
+        key: as :func:`cross_fit` has it.
+    """
+    order = random.permutation(random.fold(key, "folds"), mask)
+    label = torch.zeros_like(order) if y.is_floating_point() else y
+    place = label[order] * order.shape[0] + torch.arange(order.shape[0], device=order.device)
+    dealt = order[torch.argsort(torch.where(mask[order] > 0, place, torch.iinfo(torch.int64).max))]
+    return torch.argsort(dealt) % mask.sum().long().clamp(1, FOLDS)
 
 
 def _in_folds(algorithm: Algorithm, received: Tree, batch: Batch, masks: Tensor, key: Key) -> Prediction:

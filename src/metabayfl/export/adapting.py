@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metabayfl import random
 from metabayfl.calibration import score, strangeness
-from metabayfl.calibration.cases import FOLDS
+from metabayfl.calibration.cases import FOLDS, folds
 from metabayfl.personal import PersonalStrategy
 from metabayfl.types import Algorithm, Batch, Key, Prepared, Tree
 
@@ -53,7 +53,7 @@ def adapt(source: PersonalStrategy, batch: Batch, shares: Shares, seed: int) -> 
 
 def _left_out(algorithm: Algorithm, subset: Subset, posterior: Tree, batch: Batch, key: Key) -> tuple[Tensor, Tensor]:
     """Total and epistemic uncertainty ``(N,)`` of each row under the posterior of the folds that it is not in."""
-    out = torch.arange(FOLDS).unsqueeze(-1) == _folds(batch.mask, key)  # (folds, N)
+    out = torch.arange(FOLDS).unsqueeze(-1) == folds(batch.y, batch.mask, key)  # (folds, N)
     real = (batch.mask > 0).view(-1, *[1] * (batch.x.ndim - 1))
     x = torch.where(real, batch.x, torch.zeros_like(batch.x))  # as adapt has it, so that the features are computed once for both
 
@@ -64,13 +64,6 @@ def _left_out(algorithm: Algorithm, subset: Subset, posterior: Tree, batch: Batc
 
     total, epistemic = torch.func.vmap(uncertainty)(torch.where(out, 0.0, batch.mask))
     return torch.where(out, total, 0.0).sum(0), torch.where(out, epistemic, 0.0).sum(0)
-
-
-def _folds(mask: Tensor, key: Key) -> Tensor:
-    """The fold ``(N,)`` of every row, as if only those with mask 1 were there."""
-    rank = (torch.cumsum(mask, 0) - 1.0).clamp(min=0.0).long()
-    order = random.permutation(random.fold(key, "folds"), mask)
-    return rank[order[rank]] % mask.sum().long().clamp(1, FOLDS)
 
 
 def _known(table: Tree, name: str, own: Tensor, weight: Tensor, sign: float = 1.0) -> tuple[Tensor, Tensor]:
