@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 METABAYFL_DATA=DIR python benchmarks/guarantees.py runs/dirichlet --config fashion_mnist_dirichlet
 
 reads the strategies that ``metabayfl compare fashion_mnist_dirichlet --out runs/dirichlet`` left in the study's directory, one for each seed. Nothing
-is trained or tuned here; every row asks the held-out clients once.
+is trained or tuned here; every row asks the held-out clients once. With ``--draws 25`` it asks so often, each time with other rows of the client as
+its own samples: where one client is held out, its twenty samples alone decide much of what comes out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from rich.table import Table
 from metabayfl import config as configs
 from metabayfl import personal, random
 from metabayfl.calibration import temperature
-from metabayfl.data import Federation, build_federation
+from metabayfl.data import Clients, Federation, build_federation
+from metabayfl.data.raw import Array
 from metabayfl.evaluation import ClientCoverage, Promised, coverage, evaluate, metrics
 from metabayfl.evaluation.scores import class_scores
 from metabayfl.personal import PersonalStrategy
@@ -42,6 +44,19 @@ def strategies(study: Path, algorithm: str) -> list[tuple[int, PersonalStrategy]
     if not found:
         raise SystemExit(f"{study} holds no strategy of {algorithm}: run metabayfl compare CONFIG --algorithms {algorithm} --out {study}")
     return [(seed, personal.load(path)) for seed, path in found]
+
+
+def redrawn(clients: Clients, draws: int, seed: int) -> Clients:
+    """Every client ``draws`` times: as it is, then with its rows in other orders, the first of them its own samples."""
+
+    def read(position: int) -> tuple[Array, Array]:
+        at, draw = divmod(position, draws)
+        x, y = clients.read(at)
+        order = np.random.default_rng([seed, at, draw]).permutation(len(y)) if draw else np.arange(len(y))
+        return x[order], y[order]
+
+    ids = tuple(f"{name}, draw {draw}" if draw else name for name in clients.ids for draw in range(draws))
+    return Clients(ids, clients.sizes.repeat(draws), clients.support.repeat(draws), read)
 
 
 def asked(one: PersonalStrategy, federation: Federation, seed: int, promised: Promised, *, table: bool) -> list[ClientCoverage]:
@@ -158,11 +173,13 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     parser.add_argument("--config", required=True)
     parser.add_argument("--algorithms", default="meta_bayfl", help="whose sets and temperatures; names with commas between")
+    parser.add_argument("--draws", type=int, default=1, help="how often each held-out client's own samples are drawn from its rows")
     given = parser.parse_args()
     config = configs.read(given.config)
     for name in given.algorithms.split(","):
-        seeds = [(seed, one, build_federation(config.data, seed)) for seed, one in strategies(given.study, name)]
-        about = f"{config.name}, {name}, {len(seeds)} seeds"
+        found = [(seed, one, build_federation(config.data, seed)) for seed, one in strategies(given.study, name)]
+        seeds = [(seed, one, each._replace(heldout=redrawn(each.heldout, given.draws, seed))) for seed, one, each in found]
+        about = f"{config.name}, {name}, {len(seeds)} seeds, {given.draws} draw{'s' if given.draws > 1 else ''} each"
         heads = ["coverage wanted %", "within each", "known cases", "reached %", "sd over clients", "worst client %", "size"]
         show(f"Prediction sets: {about}", heads, set_rows(seeds))
         if seeds[0][1].schema.kind == "classification":
