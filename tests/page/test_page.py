@@ -168,7 +168,7 @@ def test_hostile_names_stay_text(tmp_path: Path, open_page: Open) -> None:
     frame = frame.rename(columns={"age": HOSTILE[0], "oxygen": "__proto__"}).assign(clinic=[f"c{at % 10}" for at in range(400)])
     with served(trained(tmp_path, write_wards(tmp_path, frame)), tmp_path / "store") as server:
         token = server.token("c-0")
-        server.post(token, "/v1/clients/c-0/personalize", posted(frame.drop(columns="clinic")[:20]))
+        server.post(token, "/v1/clients/c-0/personalize", {**posted(frame.drop(columns="clinic")[:20]), "refer_share": 0.5})
         server.post(token, "/v1/clients/c-0/predict", {"rows": posted(frame.drop(columns="clinic")[20:80])["rows"]})
         page = open_page(server.address)
         sign_in(page, token)
