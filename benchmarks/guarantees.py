@@ -175,6 +175,8 @@ def main() -> None:
     parser.add_argument("--algorithms", default="meta_bayfl", help="whose sets and temperatures; names with commas between")
     parser.add_argument("--draws", type=int, default=1, help="how often each held-out client's own samples are drawn from its rows")
     given = parser.parse_args()
+    if given.draws < 1:
+        parser.error(f"--draws is {given.draws}, expected 1 or more")
     config = configs.read(given.config)
     for name in given.algorithms.split(","):
         found = [(seed, one, build_federation(config.data, seed)) for seed, one in strategies(given.study, name)]
